@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from cameleer.batch import Batch, Output
 from cameleer.models.attention import Packed, packed_hidden, positions
 
-CHUNK_BYTES = 128 * 2**20
-"""Float32 logits held at once: 680 tokens at a vocabulary of 49,152."""
+CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
+"""Float32 logits held at once, by device: 680 tokens on a CPU at a vocabulary of 49,152."""
 
 
 def forward_logprobs(model: nn.Module, batch: Batch, temperature: float) -> Output:
@@ -59,7 +59,7 @@ class _TokenLogprobs(torch.autograd.Function):
         tokens_M: Tensor,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        chunk = max(1, CHUNK_BYTES // (4 * weight_VD.shape[0]))
+        chunk = max(1, CHUNK_BYTES[weight_VD.device.type] // (4 * weight_VD.shape[0]))
         logprobs, entropies, norms = [], [], []
         for hidden, tokens in zip(hidden_MD.split(chunk), tokens_M.split(chunk), strict=True):
             logits = _logits(hidden, weight_VD, bias_V, temperature)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from cameleer.models.attention import Packed
+from cameleer.models.attention import Packed, has_flash
 
 
 class KVCache:
@@ -23,19 +23,40 @@ class KVCache:
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def layer(self, index: int, key_NHD: Tensor, value_NHD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a layer, [slots, heads, length, width], made like the first seen."""
+        """Keys and values of a layer, [slots, length, heads, width], made like the first seen."""
         if index not in self._layers:
             self._layers[index] = tuple(  # type: ignore[assignment]
-                x.new_zeros(self.num_slots, x.shape[1], self.length, x.shape[2])
-                for x in (key_NHD, value_NHD)
+                x.new_zeros(self.num_slots, self.length, *x.shape[1:]) for x in (key_NHD, value_NHD)
             )
         return self._layers[index]
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Give `target` the first `length` positions of `source`."""
+    def copy(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
+        """Give each target slot the first `length` positions of its source."""
+        read = write = None
         for keys, values in self._layers.values():
-            keys[target, :, :length] = keys[source, :, :length]
-            values[target, :, :length] = values[source, :, :length]
+            if read is None or write is None:
+                read, write = (torch.tensor(x, device=keys.device) for x in (sources, targets))
+            for kept in (keys, values):
+                # Rows are read before any is written: a target may be another's source.
+                kept[write, :length] = kept[read, :length]
+
+    @property
+    def is_filled(self) -> bool:
+        """True once the layers' tensors exist."""
+        return bool(self._layers)
+
+    def first_positions(self, num_slots: int) -> list[tuple[Tensor, Tensor]]:
+        """A copy of what the first slots hold at position 0, layer by layer."""
+        return [(k[:num_slots, 0].clone(), v[:num_slots, 0].clone()) for k, v in self._in_order()]
+
+    def restore_first_positions(self, kept: list[tuple[Tensor, Tensor]]) -> None:
+        """Put back what `first_positions` copied."""
+        for (keys, values), (first_keys, first_values) in zip(self._in_order(), kept, strict=True):
+            keys[: len(first_keys), 0] = first_keys
+            values[: len(first_values), 0] = first_values
+
+    def _in_order(self) -> list[tuple[Tensor, Tensor]]:
+        return [self._layers[index] for index in sorted(self._layers)]
 
 
 class Prefill(Packed):
@@ -54,39 +75,69 @@ class Prefill(Packed):
         self, layer: int, query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, scale: float
     ) -> Tensor:
         keys, values = self._cache.layer(layer, key_NHD, value_NHD)
-        keys[self._slot_N, :, self._position_N] = key_NHD
-        values[self._slot_N, :, self._position_N] = value_NHD
+        keys[self._slot_N, self._position_N] = key_NHD
+        values[self._slot_N, self._position_N] = value_NHD
         return super().attend(layer, query_NHD, key_NHD, value_NHD, scale)
 
 
 class Decode:
     """One new token for each of the first slots, attending to all that its slot holds."""
 
-    def __init__(self, cache: KVCache, lengths: Sequence[int], device: torch.device) -> None:
-        """`lengths` counts what each slot holds before the new token."""
+    def __init__(self, cache: KVCache, position_S: Tensor, longest: int) -> None:
+        """
+        Args:
+            position_S: Tokens that each slot holds, which is where its new one goes. The tensor is
+                read at every call, so that a captured graph can be replayed at other positions.
+            longest: Keys that the longest slot will hold, the new one included.
+        """
         self._cache = cache
-        self.longest = max(lengths) + 1
-        self._position_S = torch.tensor(lengths, device=device)
-        self._slot_S = torch.arange(len(lengths), device=device)
-        self._mask = None
-        if min(lengths) < max(lengths):
-            column = torch.arange(self.longest, device=device)
-            self._mask = (column <= self._position_S[:, None])[:, None, None]
+        self.longest = longest
+        self._position_S = position_S
+        device, num_slots = position_S.device, len(position_S)
+        self._slot_S = torch.arange(num_slots, device=device)
+        column = torch.arange(longest, device=device)
+        self._mask = (column <= position_S[:, None])[:, None, None]
+        # For the varlen kernel: where the rows of each slot begin, in queries and in keys.
+        self._first_S = torch.arange(num_slots + 1, dtype=torch.int32, device=device)
 
     def attend(
         self, layer: int, query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, scale: float
     ) -> Tensor:
         keys, values = self._cache.layer(layer, key_NHD, value_NHD)
-        keys[self._slot_S, :, self._position_S] = key_NHD
-        values[self._slot_S, :, self._position_S] = value_NHD
+        keys[self._slot_S, self._position_S] = key_NHD
+        values[self._slot_S, self._position_S] = value_NHD
+        if has_flash(query_NHD):
+            return self._flash(query_NHD, keys, values, scale)
         num_slots, num_heads, width = query_NHD.shape
         # The query heads that share a key head see the same keys: they become rows of one query.
-        query = query_NHD.reshape(num_slots, key_NHD.shape[1], -1, width)
+        query = query_NHD.reshape(num_slots, keys.shape[2], -1, width)
         out = scaled_dot_product_attention(
             query,
-            keys[:num_slots, :, : self.longest],
-            values[:num_slots, :, : self.longest],
+            keys[:num_slots, : self.longest].transpose(1, 2),
+            values[:num_slots, : self.longest].transpose(1, 2),
             attn_mask=self._mask,
             scale=scale,
         )
         return out.reshape(num_slots, num_heads, -1)
+
+    def _flash(self, query_NHD: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Flash attention that reads of each slot what it holds and no more (`seqused_k`)."""
+        num_slots, num_heads, width = query_NHD.shape
+        num_keys, shared = keys.shape[2], num_heads // keys.shape[2]
+        query = query_NHD.view(num_slots, num_keys, shared, width).transpose(1, 2)
+        out = torch.ops.aten._flash_attention_forward(
+            query.reshape(num_slots * shared, num_keys, width),
+            keys.view(-1, num_keys, width)[: num_slots * self._cache.length],
+            values.view(-1, num_keys, width)[: num_slots * self._cache.length],
+            self._first_S * shared,
+            self._first_S * self._cache.length,
+            shared,
+            self._cache.length,
+            0.0,
+            False,
+            False,
+            scale=scale,
+            seqused_k=(self._position_S + 1).to(torch.int32),
+        )[0]
+        found: Tensor = out.view(num_slots, shared, num_keys, width).transpose(1, 2)
+        return found.reshape(num_slots, num_heads, width)

@@ -6,11 +6,9 @@ computed once and their keys copied; a finished sequence gives its slot to the n
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,24 +24,6 @@ from cameleer.types import Completion, FinishReason
 
 _STOP_WINDOW = 16
 """Tokens decoded to look for a stop string, beyond one a character of the longest of them."""
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """A request in flight. Its place in the list of active sequences is its slot."""
-
-    index: int
-    request: Request
-    noise: np.ndarray
-    prompt_hidden_D: Tensor
-    """What predicts the first token; siblings admitted later start from it."""
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    @property
-    def cached(self) -> int:
-        """Positions whose keys the slot holds: all but the newest token's."""
-        return len(self.request.tokens) + len(self.tokens) - 1
 
 
 class TorchEngine:
@@ -68,6 +48,8 @@ class TorchEngine:
         self._num_slots = num_slots
         self._prefill_tokens = prefill_tokens
         self._cache: KVCache | None = None
+        self._steps: dict[tuple[int, float], _CapturedStep] = {}
+        self._addresses: tuple[int, ...] = ()
 
     def load(self, version: int) -> None:
         self.version = version
@@ -84,6 +66,10 @@ class TorchEngine:
                     f"The prompt {request.prompt_id} has no tokens, so nothing predicts its first. "
                     "Render it with a chat template, or begin it with a BOS token."
                 )
+        addresses = tuple(parameter.data_ptr() for parameter in self._model.parameters())
+        if addresses != self._addresses:
+            # A graph reads the addresses that it was captured with.
+            self._steps, self._addresses = {}, addresses
         training = self._model.training
         self._model.eval()
         try:
@@ -94,12 +80,102 @@ class TorchEngine:
     def cache_for(self, length: int) -> KVCache:
         """The slots, made anew only when they are too short."""
         if self._cache is None or self._cache.length < length:
+            self._cache, self._steps = None, {}  # Before the new one takes its memory.
             self._cache = KVCache(self._num_slots, length)
         return self._cache
 
+    def step_for(self, num_active: int, temperature: float) -> _Step:
+        """What decodes a token for so many slots: a captured graph where there can be one."""
+        assert self._cache is not None
+        if not next(self._model.parameters()).is_cuda:
+            return _Step(self._model, self._cache, temperature)
+        # A power of two, so that few graphs are captured; the rows beyond compute for nobody.
+        num_slots = min(self._num_slots, max(16, 1 << (num_active - 1).bit_length()))
+        key = (num_slots, temperature)
+        if key not in self._steps:
+            self._steps[key] = _CapturedStep(self._model, self._cache, temperature, num_slots)
+        return self._steps[key]
+
+
+class _Step:
+    """One more token for the first slots: forward, output head, sampling."""
+
+    def __init__(self, model: nn.Module, cache: KVCache, temperature: float) -> None:
+        self._model, self._cache, self._temperature = model, cache, temperature
+        self._head = model.get_output_embeddings()  # type: ignore[operator]
+        self._device = next(model.parameters()).device
+
+    def __call__(
+        self, token_S: np.ndarray, position_S: np.ndarray, uniform_S: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The newest token of each slot, where it stands, and its noise to the next and log p."""
+        inputs = (torch.from_numpy(x).to(self._device) for x in (token_S, position_S, uniform_S))
+        token, logprob = self._forward(*inputs, longest=int(position_S.max()) + 1)
+        return token.cpu().numpy(), logprob.cpu().numpy()
+
+    def sample(self, hidden_SD: Tensor, uniform_S: Tensor) -> tuple[Tensor, Tensor]:
+        """The tokens that these hidden states predict, and their log-probabilities."""
+        logits_SV = scaled_logits(hidden_SD, self._head, self._temperature or 1.0)
+        if self._temperature == 0:
+            return greedy_tokens(logits_SV)
+        return sample_tokens(logits_SV, uniform_S)
+
+    def _forward(
+        self, token_S: Tensor, position_S: Tensor, uniform_S: Tensor, *, longest: int
+    ) -> tuple[Tensor, Tensor]:
+        layout = Decode(self._cache, position_S, longest)
+        return self.sample(packed_hidden(self._model, token_S, position_S, layout), uniform_S)
+
+
+class _CapturedStep(_Step):
+    """The same as one CUDA graph: launching its hundreds of kernels one by one takes longer.
+
+    A graph holds addresses. Weights change in place only, and a new cache drops its graphs. They
+    share one pool of memory, since no two run at once and each is read before the next one runs.
+    """
+
+    _pool: ClassVar[Any] = None
+
+    def __init__(
+        self, model: nn.Module, cache: KVCache, temperature: float, num_slots: int
+    ) -> None:
+        super().__init__(model, cache, temperature)
+        self._token_S = torch.zeros(num_slots, dtype=torch.long, device=self._device)
+        self._position_S = torch.zeros_like(self._token_S)
+        self._uniform_S = torch.zeros(num_slots, dtype=torch.float64, device=self._device)
+        inputs = (self._token_S, self._position_S, self._uniform_S)
+        # Warming up writes at position 0 of active slots too: what they hold there is put back.
+        kept = cache.first_positions(num_slots)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._forward(*inputs, longest=cache.length)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        if _CapturedStep._pool is None:
+            _CapturedStep._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(self._graph, pool=_CapturedStep._pool):
+            self._out = self._forward(*inputs, longest=cache.length)
+        cache.restore_first_positions(kept)
+
+    def __call__(
+        self, token_S: np.ndarray, position_S: np.ndarray, uniform_S: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        count = len(token_S)
+        self._position_S[count:] = 0  # Slots that nobody reads compute along.
+        for static, given in (
+            (self._token_S, token_S),
+            (self._position_S, position_S),
+            (self._uniform_S, uniform_S),
+        ):
+            static[:count] = torch.from_numpy(given).to(self._device)
+        self._graph.replay()
+        token, logprob = self._out
+        return token[:count].cpu().numpy(), logprob[:count].cpu().numpy()
+
 
 class _Generation:
-    """One call of `generate`."""
+    """One call of `generate`. Row i of the arrays below is what slot i holds."""
 
     def __init__(
         self,
@@ -113,33 +189,45 @@ class _Generation:
         self._model = engine._model
         self._tokenizer = engine._tokenizer
         self._device = next(self._model.parameters()).device
-        self._head = self._model.get_output_embeddings()  # type: ignore[operator]
         self._requests, self._sampling = requests, sampling
         self._seed, self._step = seed, step
-        longest = max(len(r.tokens) for r in requests) + sampling.max_tokens
-        self._cache = engine.cache_for(longest)
+        self._cache = engine.cache_for(max(len(r.tokens) for r in requests) + sampling.max_tokens)
+        self._eager = _Step(self._model, self._cache, sampling.temperature)
+        num_slots, longest = self._cache.num_slots, sampling.max_tokens
+        self._num_active = 0
+        self._index_S = np.zeros(num_slots, dtype=np.int64)
+        self._prompt_S = np.zeros(num_slots, dtype=np.int64)
+        """Tokens of the prompt."""
+        self._count_S = np.zeros(num_slots, dtype=np.int64)
+        """Tokens sampled so far. Keys are in the slot for all but the newest."""
+        self._token_SM = np.zeros((num_slots, longest), dtype=np.int64)
+        self._logprob_SM = np.zeros((num_slots, longest), dtype=np.float32)
+        self._noise_SM = np.zeros((num_slots, longest), dtype=np.float64)
+        self._hidden: list[Tensor | None] = [None] * num_slots
+        """What predicts a slot's first token; siblings admitted later start from it."""
         self._waiting = deque(range(len(requests)))
-        self._active: list[_Sequence] = []
         self._done: dict[int, Completion] = {}
 
     def run(self) -> list[Completion]:
-        while self._waiting or self._active:
+        while self._waiting or self._num_active:
             self._admit()
-            if self._active:
+            if self._num_active:
                 self._decode()
         return [self._done[i] for i in range(len(self._requests))]
 
     def _admit(self) -> None:
         """Fill the free slots, computing each new prompt once."""
-        while self._waiting and len(self._active) < self._cache.num_slots:
-            first = len(self._active)
-            leaders: dict[tuple[int, ...], int] = {
-                s.request.tokens: slot for slot, s in reversed(list(enumerate(self._active)))
-            }
+        num_slots = self._cache.num_slots
+        # A forward for a prompt or two costs a GPU as much as for dozens: wait for a few slots.
+        if num_slots - self._num_active < min(len(self._waiting), 1 + num_slots // 16):
+            return
+        while self._waiting and self._num_active < num_slots:
+            first = self._num_active
+            leaders = {self._requests[self._index_S[s]].tokens: s for s in range(first)}
             batch: list[int] = []
             copies: list[int] = []
             num_tokens = 0
-            while self._waiting and first + len(batch) + len(copies) < self._cache.num_slots:
+            while self._waiting and first + len(batch) + len(copies) < num_slots:
                 request = self._requests[self._waiting[0]]
                 if request.tokens in leaders:
                     copies.append(self._waiting.popleft())
@@ -153,13 +241,18 @@ class _Generation:
                 hiddens = self._prefill([self._requests[i] for i in batch], first)
                 for index, hidden in zip(batch, hiddens, strict=True):
                     self._start(index, hidden)
-            for index in copies:
-                tokens = self._requests[index].tokens
-                source = leaders[tokens]
-                self._cache.copy(source, len(self._active), len(tokens))
-                self._start(index, self._active[source].prompt_hidden_D)
-            hidden_SD = torch.stack([s.prompt_hidden_D for s in self._active[first:]])
-            self._extend(self._active[first:], hidden_SD)
+            if copies:
+                sources = [leaders[self._requests[i].tokens] for i in copies]
+                targets = range(self._num_active, self._num_active + len(copies))
+                longest = max(len(self._requests[i].tokens) for i in copies)
+                self._cache.copy(sources, list(targets), longest)
+                for index, source in zip(copies, sources, strict=True):
+                    self._start(index, self._hidden[source])
+            started = slice(first, self._num_active)
+            hidden_SD = torch.stack([h for h in self._hidden[started] if h is not None])
+            uniform_S = torch.from_numpy(self._noise_SM[started, 0]).to(self._device)
+            token_S, logprob_S = self._eager.sample(hidden_SD, uniform_S)
+            self._extend(first, token_S.cpu().numpy(), logprob_S.cpu().numpy())
 
     def _prefill(self, requests: Sequence[Request], first_slot: int) -> Tensor:
         """Run prompts through the model into slots. Returns the last hidden state of each."""
@@ -170,72 +263,94 @@ class _Generation:
         hidden_ND = packed_hidden(self._model, tokens_N, positions(lengths, self._device), layout)
         return hidden_ND[torch.tensor(lengths, device=self._device).cumsum(0) - 1]
 
-    def _start(self, index: int, prompt_hidden_D: Tensor) -> None:
-        request, count = self._requests[index], self._sampling.max_tokens
-        uniforms = noise(self._seed, self._step, request.prompt_id, request.sample, count)
-        self._active.append(_Sequence(index, request, uniforms, prompt_hidden_D))
+    def _start(self, index: int, prompt_hidden_D: Tensor | None) -> None:
+        request, slot = self._requests[index], self._num_active
+        self._index_S[slot], self._prompt_S[slot] = index, len(request.tokens)
+        self._count_S[slot] = 0
+        self._noise_SM[slot] = noise(
+            self._seed, self._step, request.prompt_id, request.sample, self._sampling.max_tokens
+        )
+        self._hidden[slot] = prompt_hidden_D
+        self._num_active += 1
 
     def _decode(self) -> None:
         """One more token for every active sequence."""
-        cached = [s.cached for s in self._active]
-        layout = Decode(self._cache, cached, self._device)
-        tokens_S = torch.tensor([s.tokens[-1] for s in self._active], device=self._device)
-        positions_S = torch.tensor(cached, device=self._device)
-        hidden_SD = packed_hidden(self._model, tokens_S, positions_S, layout)
-        self._extend(list(self._active), hidden_SD)
+        active, rows = self._num_active, np.arange(self._num_active)
+        count_S = self._count_S[:active]
+        step = self._engine.step_for(active, self._sampling.temperature)
+        self._extend(
+            0,
+            *step(
+                self._token_SM[rows, count_S - 1],
+                self._prompt_S[:active] + count_S - 1,
+                self._noise_SM[rows, count_S],
+            ),
+        )
 
-    def _extend(self, sequences: list[_Sequence], hidden_SD: Tensor) -> None:
-        """Sample the next token of each sequence; retire those that end."""
-        greedy = self._sampling.temperature == 0
-        logits_SV = scaled_logits(hidden_SD, self._head, self._sampling.temperature or 1.0)
-        if greedy:
-            token_S, logprob_S = greedy_tokens(logits_SV)
-        else:
-            uniforms = [s.noise[len(s.tokens)] for s in sequences]
-            uniform_S = torch.tensor(uniforms, dtype=torch.float64, device=self._device)
-            token_S, logprob_S = sample_tokens(logits_SV, uniform_S)
-        ended = []
-        for sequence, token, logprob in zip(
-            sequences, token_S.tolist(), logprob_S.tolist(), strict=True
-        ):
-            if math.isnan(logprob):
-                raise TrainingError(
-                    f"The policy's logits are not numbers after {self._engine.version} updates, so "
-                    "nothing can be sampled. Lower the learning rate, or resume from an earlier "
-                    "checkpoint."
-                )
-            sequence.tokens.append(token)
-            sequence.logprobs.append(logprob)
-            reason = self._ends(sequence)
-            if reason:
-                self._done[sequence.index] = self._completion(sequence, reason)
-                ended.append(sequence)
-        for sequence in ended:
-            self._retire(sequence)
-
-    def _ends(self, sequence: _Sequence) -> FinishReason | None:
-        if sequence.tokens[-1] == self._tokenizer.eos_token_id:
-            return "eos"
+    def _extend(self, first: int, token_S: np.ndarray, logprob_S: np.ndarray) -> None:
+        """Append a token to the active slots from `first` on; retire those that end."""
+        if np.isnan(logprob_S).any():
+            raise TrainingError(
+                f"The policy's logits are not numbers after {self._engine.version} updates, so "
+                "nothing can be sampled. Lower the learning rate, or resume from an earlier "
+                "checkpoint."
+            )
+        rows = np.arange(first, self._num_active)
+        self._token_SM[rows, self._count_S[rows]] = token_S
+        self._logprob_SM[rows, self._count_S[rows]] = logprob_S
+        self._count_S[rows] += 1
+        ends = (token_S == self._tokenizer.eos_token_id) | (
+            self._count_S[rows] >= self._sampling.max_tokens
+        )
         if self._sampling.stop:
-            window = _STOP_WINDOW + max(len(s) for s in self._sampling.stop)
-            tail = self._tokenizer.decode(sequence.tokens[-window:], skip_special_tokens=True)
-            if any(stop in tail for stop in self._sampling.stop):
-                return "stop"
-        return "length" if len(sequence.tokens) >= self._sampling.max_tokens else None
+            ends |= np.array([self._meets_stop(slot) for slot in rows.tolist()])
+        ended = rows[ends].tolist()
+        for slot in ended:
+            self._done[int(self._index_S[slot])] = self._completion(slot)
+        if ended:
+            self._retire(ended)
 
-    def _retire(self, sequence: _Sequence) -> None:
-        """Free a slot, moving the last active sequence into it."""
-        slot = next(i for i, s in enumerate(self._active) if s is sequence)
-        last = self._active.pop()
-        if last is not sequence:
-            self._cache.copy(len(self._active), slot, last.cached)
-            self._active[slot] = last
+    def _meets_stop(self, slot: int) -> bool:
+        window = _STOP_WINDOW + max(len(s) for s in self._sampling.stop)
+        count = self._count_S[slot]
+        newest = self._token_SM[slot, max(0, count - window) : count].tolist()
+        tail = self._tokenizer.decode(newest, skip_special_tokens=True)
+        return any(stop in tail for stop in self._sampling.stop)
 
-    def _completion(self, sequence: _Sequence, reason: FinishReason) -> Completion:
+    def _retire(self, ended: Sequence[int]) -> None:
+        """Free slots, moving the last active sequences into them."""
+        left = self._num_active - len(ended)
+        gone = set(ended)
+        moved = [slot for slot in range(left, self._num_active) if slot not in gone]
+        free = [slot for slot in ended if slot < left]
+        self._num_active = left
+        if not moved:
+            return
+        self._cache.copy(moved, free, int((self._prompt_S[moved] + self._count_S[moved]).max()))
+        for array in (
+            self._index_S,
+            self._prompt_S,
+            self._count_S,
+            self._token_SM,
+            self._logprob_SM,
+            self._noise_SM,
+        ):
+            array[free] = array[moved]
+        for source, target in zip(moved, free, strict=True):
+            self._hidden[target] = self._hidden[source]
+
+    def _completion(self, slot: int) -> Completion:
+        count = int(self._count_S[slot])
+        tokens = self._token_SM[slot, :count].tolist()
+        reason: FinishReason = "length"
+        if tokens[-1] == self._tokenizer.eos_token_id:
+            reason = "eos"
+        elif self._sampling.stop and self._meets_stop(slot):
+            reason = "stop"
         return Completion(
-            tokens=tuple(sequence.tokens),
-            text=self._tokenizer.decode(sequence.tokens, skip_special_tokens=True),
-            logprobs=tuple(sequence.logprobs),
+            tokens=tuple(tokens),
+            text=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            logprobs=tuple(self._logprob_SM[slot, :count].tolist()),
             finish_reason=reason,
             version=self._engine.version,
         )

@@ -43,7 +43,7 @@ def plain(
 
 
 def chunks_of(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * V * tokens)
+    monkeypatch.setattr(module, "CHUNK_BYTES", {"cpu": 4 * V * tokens})
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
@@ -76,7 +76,7 @@ def test_the_size_of_a_chunk_changes_no_log_probability(monkeypatch: pytest.Monk
 
 
 def test_a_vocabulary_larger_than_a_chunk_goes_token_by_token(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(module, "CHUNK_BYTES", {"cpu": 1})
     inputs = head(bias=False, dtype=torch.float32)
     logprobs_M, _ = _TokenLogprobs.apply(*inputs, 1.0)
     torch.testing.assert_close(logprobs_M, plain(*inputs, 1.0)[0], atol=1e-5, rtol=1e-5)
