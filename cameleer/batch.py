@@ -80,14 +80,18 @@ class Batch:
 
     def select(self, rows: Tensor) -> Batch:
         """The sequences with these indices, in this order."""
+        places = self.places(rows)
+        return self._map(lambda name, x: x[places if name.endswith("_N") else rows])
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Where the tokens of these sequences stand in the row, in this order."""
         starts_B = self.lengths_B.cumsum(0) - self.lengths_B
         lengths = self.lengths_B[rows]
         # Token i of a selected sequence sits at the sequence's start plus i.
         ends = lengths.cumsum(0)
         within = torch.arange(int(lengths.sum()), device=lengths.device)
         within = within - torch.repeat_interleave(ends - lengths, lengths)
-        tokens = torch.repeat_interleave(starts_B[rows], lengths) + within
-        return self._map(lambda name, x: x[tokens if name.endswith("_N") else rows])
+        return torch.repeat_interleave(starts_B[rows], lengths) + within
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

@@ -74,6 +74,8 @@ class Rollout:
     """Strings that end a completion besides the end-of-sequence token."""
     num_slots: int = 64
     """Completions decoded together. Memory grows with it; what is sampled does not change."""
+    max_staleness: int = 0
+    """Steps that groups are collected ahead of their update. 0 is on-policy; Tulu 3.1 had 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +266,8 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
         )
     if rollout.num_slots < 1 or rollout.max_tokens < 1 or rollout.num_prompts < 1:
         yield "rollout.num_prompts, num_slots and max_tokens have to be 1 or more."
+    if rollout.max_staleness < 0:
+        yield f"rollout.max_staleness is {rollout.max_staleness}; it counts steps, from 0."
     num_sequences = rollout.num_prompts * rollout.group_size
     if recipe.split == "sequence" and recipe.num_minibatches > num_sequences:
         yield (

@@ -58,9 +58,14 @@ class GRPO:
         return replace(batch, advantages_N=batch.per_token(centered_B) * batch.mask_N)
 
     def loss(self, batch: Batch, output: Output) -> Loss:
-        """Clipped policy gradient, plus ``beta`` times the estimate of KL(policy || reference)."""
+        """Clipped policy gradient, plus ``beta`` times the estimate of KL(policy || reference).
+
+        Without ``old_logprobs_N`` the step has one update: the old policy is the current one.
+        """
         advantages_N, old_N = batch.advantages_N, batch.old_logprobs_N
-        assert advantages_N is not None and old_N is not None, "the loop fills what `needs` names"
+        assert advantages_N is not None, "the loop asks for advantages first"
+        if old_N is None:
+            old_N = output.logprobs_N.detach()
 
         ratio_N = (output.logprobs_N - old_N).exp()
         clipped_N = ratio_N.clamp(1 - self.clip_eps, 1 + self.clip_eps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,10 +17,13 @@ from cameleer.errors import RunError
 from cameleer.log import console
 from cameleer.recipe import Ladder, Recipe, to_json
 from cameleer.train import checkpoint, ranks
+from cameleer.train.files import make_directory, read_json, unwritable, write_json
 from cameleer.train.offline import train_offline
 from cameleer.train.online import train_online
-from cameleer.train.recorder import read_json, write_json
 from cameleer.train.run import Run, refuse_changes
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
+"""What the file system says when nothing more can be written."""
 
 
 def run(recipe: Recipe | Ladder, *, resume: bool = False) -> list[Path]:
@@ -66,10 +70,11 @@ def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
                 refuse_changes(stage)
     # No rank may make the directory while another still looks whether there is one.
     ranks.barrier()
-    ranks.barrier()
     if ranks.is_main():
-        root.mkdir(parents=True, exist_ok=True)
-        write_json(root / "recipe.json", to_json(ladder))
+        if resume:
+            write_json(root / "recipe.json", to_json(ladder))
+        else:
+            make_directory(root, {"recipe.json": to_json(ladder)})
     ranks.barrier()
     for stage in placed:
         begun = resume and (stage.directory / "recipe.json").exists()
@@ -81,11 +86,14 @@ def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
 
 
 def _run_stage(recipe: Recipe, *, resume: bool) -> Path:
-    with Run(recipe, resume=resume) as started:
-        if recipe.rollout:
-            train_online(started)
-        else:
-            train_offline(started)
+    train = train_online if recipe.rollout else train_offline
+    try:
+        with Run(recipe, resume=resume) as started:
+            train(started)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise unwritable(recipe.directory, error) from error
     return recipe.directory
 
 
@@ -108,7 +116,7 @@ def process_group() -> Iterator[None]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=timedelta(minutes=30))
     try:
         yield
     finally:

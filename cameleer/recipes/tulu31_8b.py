@@ -18,9 +18,8 @@ from cameleer.verifiers.math import Math
 def tulu31_8b() -> Recipe:
     """GRPO from the DPO model on GSM8K, MATH and instruction-following prompts.
 
-    Two things differ from the published run. Its rollouts were one step stale, without correction;
-    here they are on-policy. Its verifiers had the faults that docs/decisions.md lists; ours are
-    mended.
+    Two things differ from the published run. Its first two steps answered the same prompts. Its
+    verifiers had the faults that docs/decisions.md lists; ours are mended.
     """
     return Recipe(
         name="tulu31_8b",
@@ -60,6 +59,7 @@ def tulu31_8b() -> Recipe:
             max_tokens=2048,  # card: --response_length
             max_prompt_tokens=2048,  # card: --max_prompt_token_length
             temperature=1.0,  # card: --temperature
+            max_staleness=1,  # script: async_mode; one step, which is two updates, uncorrected
         ),
         num_minibatches=2,  # card: --local_mini_batch_size 64 of 8 * 16 sequences a learner
         num_epochs=1,  # card: --num_epochs

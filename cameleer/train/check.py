@@ -108,7 +108,7 @@ def _device(recipe: Recipe) -> str:
 def _model(recipe: Recipe) -> str:
     from cameleer.data.chat import with_template
     from cameleer.models.load import check_vocabulary, load_config, load_tokenizer
-    from cameleer.train.run import resolve
+    from cameleer.train.session import resolve
 
     _need_model(recipe)
     with quiet_libraries():
@@ -120,7 +120,7 @@ def _model(recipe: Recipe) -> str:
 
 
 def _data(recipe: Recipe) -> str:
-    from cameleer.train.run import read_inputs
+    from cameleer.train.session import read_inputs
 
     sources = (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ()))
     for source in sources:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from cameleer.batch import Batch
 
 
@@ -35,8 +37,12 @@ class Learner(Protocol):
     def score(self, name: str, batch: Batch) -> Batch:
         """The batch with the log-probabilities of "old" (this policy now) or of "reference"."""
 
-    def forward_backward(self, minibatch: Batch) -> Sums:
-        """Add the gradient of ``sum(loss values * weights)``. Returns metrics, over all ranks."""
+    def forward_backward(self, minibatch: Batch) -> tuple[Sums, Tensor]:
+        """Add the gradient of ``sum(loss values * weights)``.
+
+        Returns:
+            Metrics over all ranks, and the log-probabilities of the forward, without gradient, [N].
+        """
 
     def step(self) -> dict[str, float]:
         """Clip, update, forget the gradients. Returns gradient norm and learning rate."""

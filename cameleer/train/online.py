@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,58 +11,32 @@ from cameleer.algorithms.normalize import Normalize
 from cameleer.batch import Batch
 from cameleer.data.prompts import order
 from cameleer.errors import TrainingError
-from cameleer.rollout.engine import Sampling
-from cameleer.train.collect import Clock, assemble, collect
+from cameleer.recipe import Recipe
+from cameleer.train.collect import Clock, assemble
 from cameleer.train.learner import Sums
 from cameleer.train.metrics import batch_metrics, rollout_metrics
 from cameleer.train.run import Run
-from cameleer.types import Prompt
+from cameleer.train.session import Session
+from cameleer.types import Group, Prompt
 
 
 def train_online(run: Run) -> None:
     """Train from rollouts until the recipe's last step."""
-    recipe, rollout, algorithm = run.recipe, run.recipe.rollout, run.recipe.algorithm
+    recipe, rollout = run.recipe, run.recipe.rollout
     assert rollout is not None
-    normalize = Normalize.parse(recipe.normalize)
-    sampling = Sampling(
-        max_tokens=rollout.max_tokens, temperature=rollout.temperature, stop=rollout.stop
-    )
     for step in run.steps():
         clock, sums = Clock(), Sums()
-        groups = collect(
-            run.engine,
-            run.pool,
-            step_prompts(run.prompts, rollout.num_prompts, recipe.seed, step),
-            sampling,
-            group_size=rollout.group_size,
-            seed=recipe.seed,
-            step=step,
-            clock=clock,
-        )
-        batch = assemble(groups, recipe.reward)
-        assert batch.scored_B is not None
-        if not batch.scored_B.any():
-            verdicts = [s for g in groups for several in g.scores for s in several]
-            reason = next(s.reason for s in verdicts if s.status != "scored")
-            raise TrainingError(
-                f"Step {step}: none of {batch.num_sequences} completions reached a verdict (the "
-                f"first: {reason}). Mend the verifier, then go on with --resume."
-            )
-        with clock.phase("score"):
-            for name in algorithm.needs:
-                batch = run.learner.score(name, batch)
-        batch = algorithm.advantages(batch)
-        with clock.phase("update"):
-            for epoch in range(recipe.num_epochs):
-                seed = _seed(recipe.seed, step, epoch)
-                for part, minibatch in enumerate(
-                    minibatches(batch, recipe.num_minibatches, recipe.split, seed)
-                ):
-                    weights_N = normalize.weights(minibatch, seed=seed + part)
-                    run.update(step, replace(minibatch, weights_N=weights_N), sums)
+        for wanted in range(step, min(step + rollout.max_staleness, recipe.num_steps) + 1):
+            if wanted not in run.ahead:
+                prompts = step_prompts(run.prompts, rollout.num_prompts, recipe.seed, wanted)
+                run.ahead[wanted] = run.collect(prompts, wanted, clock)
+        groups = run.ahead.pop(step)
+        batch = prepare(run, step, groups, clock)
+        run.keep_rollouts(step, groups, batch)
+        batch = update(run, step, batch, sums, clock)
         run.engine.load(version=run.learner.version)
 
-        sampled = int(batch.mask_N.sum())
+        sampled = sum(len(c.tokens) for g in groups for c in g.completions)
         times = clock.metrics()
         metrics = {
             **rollout_metrics(groups, batch),
@@ -70,9 +44,51 @@ def train_online(run: Run) -> None:
             **batch_metrics(batch),
             **times,
             "throughput/tokens_per_s": len(batch.tokens_N) / times["time/step"],
-            "throughput/sampled_tokens_per_s": sampled / times["time/rollout"],
         }
-        run.end_step(step, metrics, groups, batch)
+        if "time/rollout" in times:
+            metrics["throughput/sampled_tokens_per_s"] = sampled / times["time/rollout"]
+        run.end_step(step, metrics)
+
+
+def prepare(session: Session, step: int, groups: Sequence[Group], clock: Clock) -> Batch:
+    """The batch of a step's groups, with scores and advantages.
+
+    Raises TrainingError where no completion reached a verdict.
+    """
+    recipe, algorithm = session.recipe, session.recipe.algorithm
+    batch = assemble(groups, recipe.reward)
+    assert batch.scored_B is not None
+    if not batch.scored_B.any():
+        verdicts = [s for g in groups for several in g.scores for s in several]
+        reason = next(s.reason for s in verdicts if s.status != "scored")
+        raise TrainingError(
+            f"Step {step}: none of {batch.num_sequences} completions reached a verdict (the "
+            f"first: {reason}). Mend the verifier, then go on with --resume."
+        )
+    with clock.phase("score"):
+        for name in algorithm.needs:
+            # The only update of a step starts from the policy that "old" would be.
+            if name != "old" or not _is_single_update(recipe):
+                batch = session.learner.score(name, batch)
+    return algorithm.advantages(batch)
+
+
+def update(session: Session, step: int, batch: Batch, sums: Sums, clock: Clock) -> Batch:
+    """The optimizer steps of a step. Returns the batch, with "old" wherever it was needed."""
+    recipe = session.recipe
+    normalize = Normalize.parse(recipe.normalize)
+    with clock.phase("update"):
+        for epoch in range(recipe.num_epochs):
+            seed = _seed(recipe.seed, step, epoch)
+            parts = minibatches(batch, recipe.num_minibatches, recipe.split, seed)
+            for part, minibatch in enumerate(parts):
+                weights_N = normalize.weights(minibatch, seed=seed + part)
+                logprobs_N = session.update(step, replace(minibatch, weights_N=weights_N), sums)
+    return replace(batch, old_logprobs_N=logprobs_N) if _is_single_update(recipe) else batch
+
+
+def _is_single_update(recipe: Recipe) -> bool:
+    return recipe.num_minibatches == recipe.num_epochs == 1
 
 
 def step_prompts(prompts: tuple[Prompt, ...], count: int, seed: int, step: int) -> list[Prompt]:
@@ -87,6 +103,9 @@ def minibatches(batch: Batch, count: int, split: str, seed: int) -> Iterator[Bat
         split: "group" keeps siblings together; "sequence" permutes all sequences, as the published
             Tulu 3.1 run did.
     """
+    if count == 1:
+        yield batch
+        return
     generator = torch.Generator().manual_seed(seed)
     if split == "sequence":
         order_B = torch.randperm(batch.num_sequences, generator=generator)

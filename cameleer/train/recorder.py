@@ -12,13 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
 from cameleer.batch import Batch
-from cameleer.errors import RunError
+from cameleer.train import rollouts
+from cameleer.train.files import append_lines, reached, read_lines, write_json
 from cameleer.train.sinks import open_sink
 from cameleer.types import Group
 
@@ -32,146 +31,85 @@ _PACKAGES = (
     "math-verify",
 )
 
-_SCORE = pa.struct(
-    [
-        ("verifier", pa.string()),
-        ("value", pa.float64()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-    ]
-)
-ROLLOUT_SCHEMA = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("prompt_id", pa.string()),
-        ("source", pa.string()),
-        ("sample", pa.int32()),
-        ("version", pa.int32()),
-        ("finish_reason", pa.string()),
-        ("text", pa.string()),
-        ("prompt_tokens", pa.list_(pa.int32())),
-        ("tokens", pa.list_(pa.int32())),
-        ("logprobs", pa.list_(pa.float32())),
-        ("scores", pa.list_(_SCORE)),
-        ("reward", pa.float32()),
-        ("advantage", pa.float32()),
-    ]
-)
-"""One row a completion. `reward` is null where no verdict was reached."""
-
 
 class Recorder:
     """Writes metrics.jsonl, rollouts, samples and dumps of one run, and feeds its sinks."""
 
-    def __init__(self, directory: Path, recipe: dict[str, Any], sinks: Sequence[str]) -> None:
+    def __init__(
+        self, directory: Path, recipe: dict[str, Any], sinks: Sequence[str], *, first_step: int = 1
+    ) -> None:
+        """Args: `first_step`: where a resumed run goes on; sinks forget what they have beyond."""
         self.directory = directory
         self.metrics_path = directory / "metrics.jsonl"
         (directory / "rollouts").mkdir(parents=True, exist_ok=True)
-        self._sinks = [open_sink(kind, directory, recipe) for kind in sinks]
+        self._sinks = [open_sink(kind, directory, recipe, first_step) for kind in sinks]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append one line; a step may have several."""
-        line = json.dumps({"step": step, **metrics})
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        append_lines(self.metrics_path, [{"step": step, **metrics}])
+        reached("metrics/written")
         for sink in self._sinks:
             sink.log(step, metrics)
 
     def rollouts(self, step: int, groups: Sequence[Group], batch: Batch) -> None:
         """Write the completions of a step to rollouts/step_NNNNNN.parquet."""
-        assert batch.rewards_B is not None and batch.scored_B is not None
-        ends_B = batch.lengths_B.cumsum(0) - 1
-        # An advantage is the same on all sampled tokens, of which the last of a sequence is one.
-        advantages = (
-            batch.advantages_N[ends_B].tolist()
-            if batch.advantages_N is not None
-            else [None] * batch.num_sequences
-        )
-        rewards, scored = batch.rewards_B.tolist(), batch.scored_B.tolist()
-        rows: list[dict[str, Any]] = []
-        for group in groups:
-            for sample, (completion, verdicts) in enumerate(
-                zip(group.completions, group.scores, strict=True)
-            ):
-                place = len(rows)
-                rows.append(
-                    {
-                        "step": step,
-                        "prompt_id": group.prompt.id,
-                        "source": group.prompt.source,
-                        "sample": sample,
-                        "version": completion.version,
-                        "finish_reason": completion.finish_reason,
-                        "text": completion.text,
-                        "prompt_tokens": group.prompt.tokens,
-                        "tokens": completion.tokens,
-                        "logprobs": completion.logprobs,
-                        "scores": [
-                            {
-                                "verifier": check.verifier,
-                                "value": score.value,
-                                "status": score.status,
-                                "reason": score.reason,
-                            }
-                            for check, score in zip(group.prompt.checks, verdicts, strict=True)
-                        ],
-                        "reward": rewards[place] if scored[place] else None,
-                        "advantage": advantages[place],
-                    }
-                )
-        final = self.directory / "rollouts" / f"step_{step:06d}.parquet"
-        partial = final.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(rows, ROLLOUT_SCHEMA), partial, compression="zstd")
-        os.replace(partial, final)
+        rollouts.write(rollouts.path_of(self.directory, step), step, groups, batch)
+        reached("rollouts/written")
 
     def samples(self, step: int, answers: Sequence[tuple[str, str]]) -> None:
         """Append the fixed questions and today's answers to samples.jsonl."""
-        with (self.directory / "samples.jsonl").open("a", encoding="utf-8") as file:
-            for question, answer in answers:
-                file.write(json.dumps({"step": step, "prompt": question, "answer": answer}) + "\n")
+        append_lines(
+            self.directory / "samples.jsonl",
+            [{"step": step, "prompt": question, "answer": answer} for question, answer in answers],
+        )
+        reached("samples/written")
 
-    def dump(self, step: int, batch: Batch) -> Path:
-        """Keep the batch that training could not go on from, as safetensors."""
+    def dump(self, step: int, batch: Batch, error: Exception) -> Path:
+        """Keep the minibatch that training could not go on from, and why.
+
+        Returns:
+            The safetensors file; a JSON file beside it holds the error.
+        """
         path = self.directory / "dumps" / f"step_{step:06d}.safetensors"
         path.parent.mkdir(exist_ok=True)
         tensors = {f.name: getattr(batch, f.name) for f in fields(batch)}
         save_file({k: v.cpu().contiguous() for k, v in tensors.items() if v is not None}, path)
+        why = {"step": step, "error": type(error).__name__, "message": str(error)}
+        write_json(path.with_suffix(".json"), why)
         return path
+
+    def written_since(self, step: int) -> list[Path]:
+        """Files that hold what happened after a step."""
+        later = [
+            path
+            for path in (self.directory / "rollouts").glob("step_*.parquet")
+            if int(path.stem.removeprefix("step_")) > step
+        ]
+        logs = (self.directory / name for name in ("metrics.jsonl", "samples.jsonl"))
+        return [*later, *(path for path in logs if path.exists())]
 
     def cut(self, step: int) -> None:
         """Forget what was written after a checkpoint's step: those steps will be run again."""
         for name in ("metrics.jsonl", "samples.jsonl"):
             path = self.directory / name
             if path.exists():
-                kept = [line for line in _records(path) if line["step"] <= step]
+                kept = [line for line in read_lines(path) if line["step"] <= step]
                 partial = path.with_suffix(".partial")
                 partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
                 os.replace(partial, path)
+        reached("resume/metrics")
         for path in (self.directory / "rollouts").glob("step_*"):
             if path.suffix == ".partial" or int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
+        reached("resume/rollouts")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All lines of metrics.jsonl so far."""
-        return _records(self.metrics_path)
+        return read_lines(self.metrics_path)
 
     def close(self) -> None:
         for sink in self._sinks:
             sink.close()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise RunError(f"Cannot read {path}: {error}. The run directory is damaged.") from error
 
 
 def environment() -> dict[str, Any]:
@@ -206,17 +144,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """Lines of a JSON lines file. A last line that a crash left unfinished is not one."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise RunError(f"{path}:{number} is not valid JSON: {error.msg}.") from error
-    return records

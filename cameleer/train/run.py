@@ -1,103 +1,32 @@
-"""A run: everything a recipe names, made real, with what the two loops share."""
+"""A run: a session whose steps are written down, saved, and gone on from."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import importlib
-import math
+import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from safetensors import SafetensorError
+from torch import Tensor
 
 from cameleer.batch import Batch
-from cameleer.data.chat import with_template
-from cameleer.data.prompts import Example, Prompts, check_truths, load_examples, load_prompts
-from cameleer.data.sources import Source
-from cameleer.errors import ModelError, RecipeError, RunError, TrainingError
-from cameleer.log import console, quiet_libraries
-from cameleer.models.load import check_vocabulary, load_config, load_model, load_tokenizer
+from cameleer.errors import RunError, TrainingError
+from cameleer.log import console
 from cameleer.recipe import Recipe, to_json
-from cameleer.rollout.engine import Request, RolloutEngine, Sampling
-from cameleer.rollout.torch_engine import TorchEngine
-from cameleer.train import checkpoint, ranks
+from cameleer.rollout.engine import Request
+from cameleer.train import checkpoint, ranks, rollouts
 from cameleer.train.console import progress, step_line, tail
+from cameleer.train.files import locked, make_directory, reached, read_json, unwritable, write_json
 from cameleer.train.heldout import heldout_accuracy
 from cameleer.train.learner import Sums
-from cameleer.train.optimizer import MasterAdamW
-from cameleer.train.recorder import Recorder, environment, read_json, write_json
+from cameleer.train.recorder import Recorder, environment
+from cameleer.train.session import MAY_CHANGE, Session, fingerprint
 from cameleer.train.sinks import require_sinks
-from cameleer.train.torch_learner import TorchLearner
 from cameleer.types import Group
-from cameleer.verifiers.isolate import VerifierPool
-
-_MAY_CHANGE = {"num_steps", "output", "heldout"}
-"""Fields of a recipe that a resumed run may have otherwise than when it started."""
 
 _NUM_SAMPLES = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What a recipe reads before any weights: enough to check everything but memory."""
-
-    tokenizer: Any
-    config: Any
-    prompts: Prompts
-    examples: list[Example]
-    heldout: Prompts
-
-
-def resolve(source: str) -> str:
-    """The directory or hub id of a model; ``module:function`` is called for it."""
-    if ":" not in source:
-        return source
-    module, _, name = source.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(
-            f"model.source names {source}, which cannot be imported: {error}"
-        ) from error
-    return str(function())
-
-
-def read_inputs(recipe: Recipe) -> Inputs:
-    """Tokenizer, configuration and data, checked against each other."""
-    source = resolve(recipe.model.source)
-    config, tokenizer = load_config(source), load_tokenizer(source)
-    check_vocabulary(tokenizer, config, source)
-    with_template(tokenizer, recipe.model.chat_template, source)
-    prompts = heldout = Prompts((), 0)
-    examples: list[Example] = []
-    limit = recipe.rollout.max_prompt_tokens if recipe.rollout else recipe.max_tokens
-    if recipe.rollout:
-        prompts = _checked_prompts(recipe, recipe.data, tokenizer, limit)
-    else:
-        examples = load_examples(recipe.data, tokenizer, max_tokens=recipe.max_tokens)
-    if recipe.heldout:
-        heldout = _checked_prompts(recipe, recipe.heldout.sources, tokenizer, limit)
-        heldout = Prompts(heldout.prompts[: recipe.heldout.num_prompts], heldout.too_long)
-    answer, its_name = recipe.rollout.max_tokens if recipe.rollout else 0, "rollout.max_tokens"
-    if recipe.heldout and not recipe.rollout:
-        answer, its_name = _longest_answer(examples), "the longest answer in the data"
-    longest = max((len(p.tokens) for p in (*prompts.prompts, *heldout.prompts)), default=0) + answer
-    longest = max(longest, max((len(e.tokens) for e in examples), default=0))
-    window = getattr(config, "max_position_embeddings", None)
-    if window and longest > window:
-        raise ModelError(
-            f"The longest sequence has {longest} tokens (its prompt, and {answer} of {its_name}), "
-            f"and {source} was made for {window}. Lower max_prompt_tokens or max_tokens."
-        )
-    sliding = getattr(config, "sliding_window", None)
-    if sliding and longest > sliding:
-        raise ModelError(
-            f"The longest sequence has {longest} tokens, and {source} attends to the last "
-            f"{sliding} only, which is not implemented. Lower max_prompt_tokens or max_tokens."
-        )
-    return Inputs(tokenizer, config, prompts, examples, heldout)
 
 
 def refuse_changes(recipe: Recipe) -> None:
@@ -107,7 +36,7 @@ def refuse_changes(recipe: Recipe) -> None:
         raise RunError(f"{directory} holds no run to resume. Start it without --resume.")
     stored = read_json(directory / "recipe.json")
     for name in asked:
-        if name not in _MAY_CHANGE and stored.get(name) != asked[name]:
+        if name not in MAY_CHANGE and stored.get(name) != asked[name]:
             difference = _first_difference(stored.get(name), asked[name], name)
             raise RunError(
                 f"{directory} was started with {difference}. A resumed run has to be the same "
@@ -115,197 +44,170 @@ def refuse_changes(recipe: Recipe) -> None:
             )
 
 
-class Run:
-    """Opens the run directory, loads the policy, and keeps the books of the loops."""
+class Run(Session):
+    """Opens the run directory and keeps the books of the loops."""
 
     def __init__(self, recipe: Recipe, *, resume: bool) -> None:
         recipe.validate()
-        self.recipe = recipe
-        self._stored = to_json(recipe)
-        self._check_directory(resume)
+        self._check_directory(recipe, resume)
         # No rank may make the directory before all have found it absent.
         ranks.barrier()
-        _check_device(recipe)
         require_sinks(recipe.output.sinks)
-        torch.set_num_threads(recipe.runtime.num_threads)
-        with quiet_libraries():
-            inputs = read_inputs(recipe)
-            self._inputs = inputs
-            self.prompts, self.examples = inputs.prompts.prompts, inputs.examples
-            self.learner = self._make_learner(inputs)
-        rollout = recipe.rollout
-        self.engine: RolloutEngine = TorchEngine(
-            self.learner.model, inputs.tokenizer, num_slots=rollout.num_slots if rollout else 64
-        )
-        self.pool = VerifierPool(
-            dict(recipe.verifiers), num_workers=recipe.runtime.num_verifier_workers
-        )
+        super().__init__(recipe)
         self.first_step = 1
-        if resume:
-            self._resume()
-        self.engine.load(version=self.learner.version)
         self._resumes = resume
+        self._identity = self.identity()
+        self._unsaved: Exception | None = None
+        """Why the newest checkpoint could not be written, if it could not."""
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Run:
-        # Before the directory is made: verifiers that cannot start leave none behind.
-        self.pool.__enter__()
-        ranks.barrier()
-        if ranks.is_main():
-            self._open_store(self._resumes)
+        with contextlib.ExitStack() as opening:
+            # Before the directory is made: verifiers that cannot start leave none behind.
+            opening.enter_context(self.pool)
+            ranks.barrier()
+            if ranks.is_main():
+                if not self._resumes:
+                    self._make_directory()
+                opening.enter_context(locked(self.recipe.directory))
+            ranks.barrier()
+            if self._resumes:
+                self._resume()
+            ranks.barrier()
+            if ranks.is_main():
+                opening.enter_context(self._recorder())
+            self._open = opening.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.close()
-        if ranks.is_main():
-            self.recorder.close()
+        self._open.close()
 
     def steps(self) -> Iterator[int]:
-        """The steps still to run, from 1; answers the held-out questions before the first."""
+        """The steps still to run, from 1; answers the held-out questions before the first.
+
+        Raises RunError after the last when its checkpoint could not be written.
+        """
         if self.first_step == 1:
             self._log(0, self._heldout())
         with progress(self.recipe.name, self.recipe.num_steps) as show:
             for step in range(self.first_step, self.recipe.num_steps + 1):
                 yield step
                 show(step)
+        if self._unsaved is not None:
+            raise RunError(
+                f"The last checkpoint of {self.recipe.directory} could not be written "
+                f"({self._unsaved}). Make room, then --resume does the steps since the one before "
+                "again."
+            ) from self._unsaved
 
-    def update(self, step: int, minibatch: Batch, sums: Sums) -> None:
-        """One optimizer step. A loss or gradient that is not a number ends the run."""
-        found = self.learner.forward_backward(minibatch)
-        loss = found.total["loss"]
-        optim = self.learner.step() if math.isfinite(loss) else {}
-        norm = optim.get("optim/grad_norm", math.nan)
-        if not math.isfinite(norm):
-            what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
-            where = self.recorder.dump(step, minibatch) if ranks.is_main() else "the main rank"
-            raise TrainingError(
-                f"Step {step}: the {what}, so no update was made. The batch is kept in {where}. "
-                "Resume from the last checkpoint with a lower optim.learning_rate or another seed."
-            )
-        for name, total in found.total.items():
-            sums.add(name, total, found.count[name])
-        for name, value in optim.items():
-            sums.add(name, value)
+    def keep_rollouts(self, step: int, groups: Sequence[Group], batch: Batch) -> None:
+        """Write a step's completions down before the update: a crash in it leaves them to see."""
+        if ranks.is_main():
+            self.recorder.rollouts(step, groups, batch)
 
-    def end_step(
-        self,
-        step: int,
-        metrics: dict[str, float],
-        groups: Sequence[Group] = (),
-        batch: Batch | None = None,
-    ) -> None:
+    def update(self, step: int, minibatch: Batch, sums: Sums) -> Tensor:
+        """One optimizer step. The minibatch of one that fails is kept for `cameleer replay`."""
+        try:
+            return super().update(step, minibatch, sums)
+        except Exception as error:
+            where = self._dump(step, minibatch, error)
+            if isinstance(error, TrainingError):
+                raise TrainingError(
+                    f"{error} {where} Start another run from the last checkpoint's model/ with a "
+                    "lower optim.learning_rate or max_grad_norm."
+                ) from error
+            console.print(where, markup=False)
+            raise
+
+    def end_step(self, step: int, metrics: dict[str, float]) -> None:
         """Record a step; evaluate, show samples and save where they are due."""
         recipe, output = self.recipe, self.recipe.output
         last = step == recipe.num_steps
         every = recipe.heldout.every if recipe.heldout else 0
         if last or (every and step % every == 0):
             metrics = {**metrics, **self._heldout()}
-        if ranks.is_main() and batch is not None:
-            self.recorder.rollouts(step, groups, batch)
         self._log(step, metrics)
         if output.sample_every and (last or step % output.sample_every == 0):
             self._show_samples(step)
         if last or step % output.save_every == 0:
             self._save(step)
 
-    # What the constructor is made of
+    # How a run begins
 
-    def _check_directory(self, resume: bool) -> None:
-        directory = self.recipe.directory
+    @staticmethod
+    def _check_directory(recipe: Recipe, resume: bool) -> None:
+        directory = recipe.directory
         if not resume and directory.exists() and any(directory.iterdir()):
             raise RunError(
                 f"{directory} exists already. Continue it with --resume, start another with "
                 "--name OTHER, or delete it."
             )
         if resume:
-            refuse_changes(self.recipe)
+            refuse_changes(recipe)
 
-    def _make_learner(self, inputs: Inputs) -> TorchLearner:
-        recipe = self.recipe
-        source, device = resolve(recipe.model.source), recipe.runtime.device
-
-        def load_policy() -> Any:
-            return load_model(source, recipe.model.dtype, device)
-
-        policy, optim = load_policy(), recipe.optim
-        optimizer = MasterAdamW(
-            policy,
-            lr=optim.learning_rate,
-            betas=optim.betas,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            warmup_steps=optim.warmup_steps,
+    def _make_directory(self) -> None:
+        recipe, inputs = self.recipe, self.inputs
+        heldout = recipe.heldout.sources if recipe.heldout else ()
+        manifest = {
+            **environment(),
+            "seed": recipe.seed,
+            "num_threads": recipe.runtime.num_threads,
+            "world_size": ranks.world_size(),
+            **self._identity,
+            "heldout": [fingerprint(source) for source in heldout],
+            "prompts": len(inputs.prompts.prompts),
+            "prompts_too_long": inputs.prompts.too_long,
+            "examples": len(inputs.examples),
+        }
+        make_directory(
+            recipe.directory, {"recipe.json": to_json(recipe), "manifest.json": manifest}
         )
-        return TorchLearner(
-            policy,
-            inputs.tokenizer,
-            recipe.algorithm,
-            optimizer,
-            temperature=recipe.rollout.temperature if recipe.rollout else 1.0,
-            max_grad_norm=optim.max_grad_norm,
-            micro_batch_tokens=recipe.runtime.micro_batch_tokens,
-            load_reference=load_policy if "reference" in recipe.algorithm.needs else None,
-        )
+        reached("run/opened")
+        self._introduce()
 
     def _resume(self) -> None:
         """Continue from the newest complete checkpoint, if the start is still the same."""
-        manifest = read_json(self.recipe.directory / "manifest.json")
-        for what, now in self.learner.identity().items():
-            then = manifest["weights"][what]
-            if now != then:
+        directory = self.recipe.directory
+        manifest = read_json(directory / "manifest.json")
+        self.refuse_other_start(manifest)
+        root = directory / "checkpoints"
+        looks = ranks.is_main() and checkpoint.exists(root)
+        found = ranks.gather(checkpoint.latest(root) if looks else None)[0]
+        if found is not None:
+            path, state = found
+            if state["run"] != self._identity["run"]:
                 raise RunError(
-                    f"{self.recipe.model.source} is not the {what} that this run started from: its "
-                    f"weights hash to {str(now)[:12]}, and did to {str(then)[:12]}. Put the old "
-                    "weights back; another start is another run."
+                    f"{path} is a checkpoint of another run ({state['run']}, and this one is "
+                    f"{self._identity['run']}). Move it out of {root}, and resume again."
                 )
-        for source, then in zip(self.recipe.data, manifest["data"], strict=True):
-            now = _fingerprint(source)
-            if now != then:
-                raise RunError(
-                    f"{source.path} is not the file that this run started from: its sha256 is "
-                    f"{now.get('sha256', 'none')[:12]}, and was {then.get('sha256', 'none')[:12]}. "
-                    "Put the old rows back; other data is another run."
-                )
-        root = self.recipe.directory / "checkpoints"
-        if checkpoint.exists(root):
-            path, state = checkpoint.latest(root)
-            self.learner.load(path)
+            self.restore(path)
             self.first_step = state["step"] + 1
+        reached("resume/restored")
         ranks.barrier()
         if ranks.is_main():
             checkpoint.cut(root, self.first_step - 1)
+            reached("resume/checkpoints")
             where = f"after step {self.first_step - 1}"
             if self.first_step == 1:
                 where = "from its start: it stopped before the first checkpoint"
             console.print(f"resuming {self.recipe.name} {where}")
+            _warn_of_other_versions(manifest)
 
-    def _open_store(self, resume: bool) -> None:
-        recipe, directory = self.recipe, self.recipe.directory
-        directory.mkdir(parents=True, exist_ok=True)
-        self.recorder = Recorder(directory, self._stored, recipe.output.sinks)
-        write_json(directory / "recipe.json", self._stored)
-        if resume:
-            # From its start a run answers the held-out questions of step 0 again.
-            self.recorder.cut(self.first_step - 1 if self.first_step > 1 else -1)
-            return
-        inputs = self._inputs
-        write_json(
-            directory / "manifest.json",
-            {
-                **environment(),
-                "seed": recipe.seed,
-                "num_threads": recipe.runtime.num_threads,
-                "world_size": ranks.world_size(),
-                "weights": self.learner.identity(),
-                "data": [_fingerprint(s) for s in recipe.data],
-                "heldout": [_fingerprint(s) for s in recipe.heldout.sources]
-                if recipe.heldout
-                else [],
-                "prompts": len(inputs.prompts.prompts),
-                "prompts_too_long": inputs.prompts.too_long,
-                "examples": len(inputs.examples),
-            },
-        )
-        self._introduce()
+    @contextlib.contextmanager
+    def _recorder(self) -> Iterator[None]:
+        directory, stored = self.recipe.directory, to_json(self.recipe)
+        try:
+            self.recorder = Recorder(
+                directory, stored, self.recipe.output.sinks, first_step=self.first_step
+            )
+            if self._resumes:
+                write_json(directory / "recipe.json", stored)
+                # From its start a run answers the held-out questions of step 0 again.
+                self.recorder.cut(self.first_step - 1 if self.first_step > 1 else -1)
+        except OSError as error:
+            raise unwritable(directory, error) from error
+        with contextlib.closing(self.recorder):
+            yield
 
     # What a step ends with
 
@@ -316,17 +218,9 @@ class Run:
         return heldout_accuracy(
             self.engine,
             self.pool,
-            self._inputs.heldout.prompts,
-            self._answering(heldout.temperature),
+            self.inputs.heldout.prompts,
+            replace(self.sampling, temperature=heldout.temperature),
             seed=self.recipe.seed,
-        )
-
-    def _answering(self, temperature: float) -> Sampling:
-        rollout = self.recipe.rollout
-        return Sampling(
-            max_tokens=rollout.max_tokens if rollout else _longest_answer(self.examples),
-            temperature=temperature,
-            stop=rollout.stop if rollout else (),
         )
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
@@ -337,11 +231,14 @@ class Run:
                 console.print(step_line(step, self.recipe.num_steps, metrics))
 
     def _show_samples(self, step: int) -> None:
-        prompts = (self._inputs.heldout.prompts or self.prompts)[:_NUM_SAMPLES]
+        prompts = (self.inputs.heldout.prompts or self.prompts)[:_NUM_SAMPLES]
         if not prompts or not ranks.is_main():
             return
         answers = self.engine.generate(
-            [Request(p.id, p.tokens) for p in prompts], self._answering(0.0), seed=0, step=step
+            [Request(p.id, p.tokens) for p in prompts],
+            replace(self.sampling, temperature=0.0),
+            seed=0,
+            step=step,
         )
         pairs = [(p.messages[-1]["content"], a.text) for p, a in zip(prompts, answers, strict=True)]
         self.recorder.samples(step, pairs)
@@ -349,18 +246,51 @@ class Run:
             console.print(f"  [dim]Q[/] {tail(question)}", f"  [dim]A[/] {tail(answer)}", sep="\n")
 
     def _save(self, step: int) -> None:
+        """Write a checkpoint. A disk that is full costs this one and nothing else."""
         if ranks.is_main():
-            checkpoint.write(
-                self.recipe.directory / "checkpoints",
-                step,
-                {"version": self.learner.version},
-                self.learner.save,
-                keep_last=self.recipe.output.keep_last,
-            )
+            root = self.recipe.directory / "checkpoints"
+            saved = max(checkpoint.steps(root), default=0)
+            self._unsaved = None
+            try:
+                checkpoint.write(
+                    root,
+                    step,
+                    {"version": self.learner.version, "run": self._identity["run"]},
+                    self._save_into,
+                    keep_last=self.recipe.output.keep_last,
+                    before=self.recorder.written_since(saved),
+                )
+            except (OSError, SafetensorError) as error:
+                self._unsaved = error
+                console.print(
+                    f"[bold red]The checkpoint of step {step} could not be written[/] ({error}). "
+                    f"The run goes on, and would resume from step {saved}: make room."
+                )
         ranks.barrier()
 
+    def _save_into(self, directory: Path) -> None:
+        self.learner.save(directory)
+        if self.ahead:
+            (directory / "ahead").mkdir()
+        for step, groups in self.ahead.items():
+            rollouts.write(directory / "ahead" / f"step_{step:06d}.parquet", step, groups)
+        reached("checkpoint/ahead")
+
+    def _dump(self, step: int, minibatch: Batch, error: Exception) -> str:
+        """Where the minibatch of a failed update is kept, as a sentence."""
+        if not ranks.is_main():
+            return "The main rank keeps the batch."
+        try:
+            path = self.recorder.dump(step, minibatch, error)
+        except (OSError, SafetensorError) as second:
+            return f"The batch could not be kept ({second})."
+        return (
+            f"The batch is kept in {path}; `cameleer replay {self.recipe.directory} --step {step}` "
+            "executes the step again."
+        )
+
     def _introduce(self) -> None:
-        recipe, inputs = self.recipe, self._inputs
+        recipe, inputs = self.recipe, self.inputs
         size = sum(p.numel() for p in self.learner.model.parameters())
         data = f"{len(inputs.prompts.prompts) or len(inputs.examples):,} "
         data += "prompts" if recipe.rollout else "examples"
@@ -373,34 +303,22 @@ class Run:
         )
 
 
-def _checked_prompts(
-    recipe: Recipe, sources: Sequence[Source], tokenizer: Any, max_tokens: int
-) -> Prompts:
-    origins: dict[str, str] = {}
-    found = load_prompts(sources, tokenizer, max_tokens=max_tokens, origins=origins)
-    check_truths(found.prompts, dict(recipe.verifiers), origins)
-    return found
-
-
-def _check_device(recipe: Recipe) -> None:
-    if recipe.runtime.device == "cuda" and not torch.cuda.is_available():
-        raise RecipeError(
-            "runtime.device is 'cuda', and torch finds no CUDA device here. Set --runtime.device "
-            "cpu, or run where there is a GPU and a CUDA build of torch."
-        )
-
-
-def _longest_answer(examples: Sequence[Example]) -> int:
-    """A model that imitates has no reason to answer longer than it was shown."""
-    return max(sum(e.mask) for e in examples) + 8
-
-
-def _fingerprint(source: Source) -> dict[str, Any]:
-    path = Path(source.path)
-    known = dataclasses.asdict(source)
-    if path.is_file():
-        known["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return known
+def _warn_of_other_versions(manifest: dict[str, Any]) -> None:
+    """Rounding may differ with the library or the machine: the run goes on, but is told apart."""
+    now = environment()
+    for what in ("torch", "transformers"):
+        then, here = manifest["packages"].get(what), now["packages"].get(what)
+        if then != here:
+            console.print(
+                f"[yellow]{what} is {here}, and was {then} when the run started: from here on it "
+                "is not the same run to the bit[/]"
+            )
+    for what in ("machine", "gpus"):
+        if manifest.get(what) != now[what]:
+            console.print(
+                f"[yellow]The run started on other hardware ({what}: {manifest.get(what)}, and now "
+                f"{now[what]}): from here on it is not the same run to the bit[/]"
+            )
 
 
 def _first_difference(stored: Any, asked: Any, path: str) -> str:

@@ -23,7 +23,7 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
-def open_sink(kind: str, directory: Path, recipe: dict[str, Any]) -> Sink:
+def open_sink(kind: str, directory: Path, recipe: dict[str, Any], first_step: int = 1) -> Sink:
     """TensorBoard, Weights & Biases or trackio, writing below the run's directory.
 
     Projects, entities and hosts are those packages' own environment variables. W&B is offline
@@ -32,7 +32,7 @@ def open_sink(kind: str, directory: Path, recipe: dict[str, Any]) -> Sink:
     name = str(recipe["name"])
     if kind == "tensorboard":
         _require("tensorboard", kind)
-        return _TensorBoard(directory)
+        return _TensorBoard(directory, first_step)
     if kind == "wandb":
         return _WandB(_require("wandb", kind), directory, name, recipe)
     assert kind == "trackio", f"no sink is called {kind!r}"
@@ -62,10 +62,12 @@ def _require(package: str, kind: str) -> ModuleType:
 
 
 class _TensorBoard:
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(directory / "tensorboard"))
+        # What a crash had written beyond the checkpoint is not shown twice.
+        purge = first_step if first_step > 1 else None
+        self._writer = SummaryWriter(str(directory / "tensorboard"), purge_step=purge)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         for name, value in metrics.items():

@@ -18,6 +18,7 @@ from cameleer.log import quiet_libraries
 from cameleer.models.load import load_model, weights_hash
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.train import ranks
+from cameleer.train.files import reached
 from cameleer.train.learner import Sums
 from cameleer.train.optimizer import MasterAdamW
 from cameleer.types import DType
@@ -74,24 +75,24 @@ class TorchLearner:
         model = {"old": self.model, "reference": self._reference}[name]
         assert model is not None, "the run loads the reference when the algorithm needs it"
         logprobs_N = torch.zeros(len(batch.tokens_N), dtype=torch.float32)
-        starts_B = batch.lengths_B.cumsum(0) - batch.lengths_B
         for rows in self._micro_batches(batch):
             micro = batch.select(rows).to(self._device)
-            found = forward_logprobs(model, micro, self._temperature).logprobs_N.cpu()
-            for row, part in zip(rows.tolist(), found.split(micro.lengths_B.tolist()), strict=True):
-                logprobs_N[starts_B[row] : starts_B[row] + len(part)] = part
+            found = forward_logprobs(model, micro, self._temperature)
+            logprobs_N[batch.places(rows)] = found.logprobs_N.cpu()
         # Each rank filled in its own sequences.
         ranks.sum_tensor(logprobs_N)
         if name == "old":
             return replace(batch, old_logprobs_N=logprobs_N)
         return replace(batch, reference_logprobs_N=logprobs_N)
 
-    def forward_backward(self, minibatch: Batch) -> Sums:
+    def forward_backward(self, minibatch: Batch) -> tuple[Sums, Tensor]:
         sums = Sums()
+        logprobs_N = torch.zeros(len(minibatch.tokens_N), dtype=torch.float32)
         for rows in self._micro_batches(minibatch):
             micro = minibatch.select(rows).to(self._device)
             assert micro.weights_N is not None, "the loop weighs the minibatch before any split"
             output = forward_logprobs(self.model, micro, self._temperature)
+            logprobs_N[minibatch.places(rows)] = output.logprobs_N.detach().cpu()
             loss = self._algorithm.loss(micro, output)
             total = (loss.values * micro.weights_N).sum()
             total.backward()
@@ -102,7 +103,7 @@ class TorchLearner:
             metrics_N = {"policy/entropy": output.entropy_N, **loss.metrics_N}
             for name, values_N in metrics_N.items():
                 sums.add(name, float(values_N[learned_N].double().sum()), count)
-        return _sum_metrics_over_ranks(sums)
+        return _sum_metrics_over_ranks(sums), ranks.sum_tensor(logprobs_N)
 
     def step(self) -> dict[str, float]:
         for master in self._optimizer.masters:
@@ -118,8 +119,10 @@ class TorchLearner:
         with quiet_libraries():
             self.model.save_pretrained(directory / "model")  # type: ignore[operator]
             self.tokenizer.save_pretrained(directory / "model")
+        reached("checkpoint/model")
         tensors = {k: v.cpu().contiguous() for k, v in self._optimizer.tensors().items()}
         save_file(tensors, directory / _STATE, metadata={"version": str(self.version)})
+        reached("checkpoint/optimizer")
 
     def load(self, directory: Path) -> None:
         with quiet_libraries():

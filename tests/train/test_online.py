@@ -15,9 +15,9 @@ from cameleer.distributed.launch import run
 from cameleer.errors import TrainingError
 from cameleer.recipe import Optim, Reward, Rollout
 from cameleer.report.curve import read_metrics
+from cameleer.train import rollouts
 from cameleer.train.collect import assemble
 from cameleer.train.online import minibatches, step_prompts, train_online
-from cameleer.train.recorder import ROLLOUT_SCHEMA
 from cameleer.train.run import Run
 from cameleer.types import Score
 
@@ -91,7 +91,7 @@ def test_the_engine_agrees_with_the_learner(model: Path, tmp_path: Path):
 def test_rollouts_are_a_row_a_completion_with_all_that_was_learnt_from(model: Path, tmp_path: Path):
     (directory,) = run(grpo(model, tmp_path))
     table = pq.read_table(directory / "rollouts" / "step_000003.parquet")
-    assert table.schema == ROLLOUT_SCHEMA
+    assert table.schema == rollouts.SCHEMA
     rows = table.to_pylist()
     assert len(rows) == 4 * 4
     for row in rows:

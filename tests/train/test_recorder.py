@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from cameleer.batch import Batch
 from cameleer.cli import main
 from cameleer.distributed.launch import run
-from cameleer.errors import RunError
+from cameleer.errors import RunError, TrainingError
 from cameleer.recipe import Source, load
 from cameleer.report.curve import read_metrics
-from cameleer.train.recorder import Recorder, read_json
+from cameleer.train.files import read_json
+from cameleer.train.recorder import Recorder
 from cameleer.verifiers.gsm8k import GSM8K
 
 
@@ -104,7 +105,10 @@ def test_a_dumped_batch_reads_back_as_it_was(tmp_path: Path):
         mask_N=torch.tensor([False, True, False]),
         old_logprobs_N=torch.tensor([0.0, -0.5, 0.0]),
     )
-    found = Batch(**load_file(recorder_with(tmp_path, "").dump(7, batch)))
+    path = recorder_with(tmp_path, "").dump(7, batch, TrainingError("the loss is nan"))
+    found = Batch(**load_file(path))
+    why = {"step": 7, "error": "TrainingError", "message": "the loss is nan"}
+    assert read_json(path.with_suffix(".json")) == why
     for field in dataclasses.fields(batch):
         ours, theirs = getattr(batch, field.name), getattr(found, field.name)
         assert theirs is None if ours is None else torch.equal(ours, theirs)

@@ -58,7 +58,7 @@ def minibatch(rule: str) -> Batch:
 
 def gradients(model: Path, rule: str, micro_batch_tokens: int) -> tuple[list[Tensor], Sums]:
     subject = learner(model, micro_batch_tokens)
-    sums = subject.forward_backward(minibatch(rule))
+    sums, _ = subject.forward_backward(minibatch(rule))
     return [p.grad for p in subject.model.parameters() if p.grad is not None], sums
 
 

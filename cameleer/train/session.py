@@ -1,0 +1,263 @@
+"""What a recipe names, made real: data, policy, engine and verifiers. It writes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cameleer.batch import Batch
+from cameleer.data.chat import with_template
+from cameleer.data.prompts import Example, Prompts, check_truths, load_examples, load_prompts
+from cameleer.data.sources import Source
+from cameleer.errors import ModelError, RecipeError, RunError, TrainingError
+from cameleer.log import quiet_libraries
+from cameleer.models.load import check_vocabulary, load_config, load_model, load_tokenizer
+from cameleer.recipe import Recipe, to_json
+from cameleer.rollout.engine import RolloutEngine, Sampling
+from cameleer.rollout.torch_engine import TorchEngine
+from cameleer.train import ranks, rollouts
+from cameleer.train.collect import Clock, collect
+from cameleer.train.learner import Sums
+from cameleer.train.optimizer import MasterAdamW
+from cameleer.train.torch_learner import TorchLearner
+from cameleer.types import Group
+from cameleer.verifiers.isolate import VerifierPool
+
+MAY_CHANGE = {"num_steps", "output", "heldout"}
+"""Fields of a recipe that a resumed run may have otherwise than when it started."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What a recipe reads before any weights: enough to check everything but memory."""
+
+    tokenizer: Any
+    config: Any
+    prompts: Prompts
+    examples: list[Example]
+    heldout: Prompts
+
+
+def resolve(source: str) -> str:
+    """The directory or hub id of a model; ``module:function`` is called for it."""
+    if ":" not in source:
+        return source
+    module, _, name = source.partition(":")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            f"model.source names {source}, which cannot be imported: {error}"
+        ) from error
+    return str(function())
+
+
+def read_inputs(recipe: Recipe) -> Inputs:
+    """Tokenizer, configuration and data, checked against each other."""
+    source = resolve(recipe.model.source)
+    config, tokenizer = load_config(source), load_tokenizer(source)
+    check_vocabulary(tokenizer, config, source)
+    with_template(tokenizer, recipe.model.chat_template, source)
+    prompts = heldout = Prompts((), 0)
+    examples: list[Example] = []
+    limit = recipe.rollout.max_prompt_tokens if recipe.rollout else recipe.max_tokens
+    if recipe.rollout:
+        prompts = _checked_prompts(recipe, recipe.data, tokenizer, limit)
+    else:
+        examples = load_examples(recipe.data, tokenizer, max_tokens=recipe.max_tokens)
+    if recipe.heldout:
+        heldout = _checked_prompts(recipe, recipe.heldout.sources, tokenizer, limit)
+        heldout = Prompts(heldout.prompts[: recipe.heldout.num_prompts], heldout.too_long)
+    answer, its_name = recipe.rollout.max_tokens if recipe.rollout else 0, "rollout.max_tokens"
+    if recipe.heldout and not recipe.rollout:
+        answer, its_name = longest_answer(examples), "the longest answer in the data"
+    longest = max((len(p.tokens) for p in (*prompts.prompts, *heldout.prompts)), default=0) + answer
+    longest = max(longest, max((len(e.tokens) for e in examples), default=0))
+    window = getattr(config, "max_position_embeddings", None)
+    if window and longest > window:
+        raise ModelError(
+            f"The longest sequence has {longest} tokens (its prompt, and {answer} of {its_name}), "
+            f"and {source} was made for {window}. Lower max_prompt_tokens or max_tokens."
+        )
+    sliding = getattr(config, "sliding_window", None)
+    if sliding and longest > sliding:
+        raise ModelError(
+            f"The longest sequence has {longest} tokens, and {source} attends to the last "
+            f"{sliding} only, which is not implemented. Lower max_prompt_tokens or max_tokens."
+        )
+    return Inputs(tokenizer, config, prompts, examples, heldout)
+
+
+class Session:
+    """A recipe's policy with all that trains it, from the beginning or from a checkpoint."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        recipe.validate()
+        self.recipe = recipe
+        _check_device(recipe)
+        torch.set_num_threads(recipe.runtime.num_threads)
+        with quiet_libraries():
+            self.inputs = read_inputs(recipe)
+            self.learner = _make_learner(recipe, self.inputs)
+        self.prompts, self.examples = self.inputs.prompts.prompts, self.inputs.examples
+        rollout = recipe.rollout
+        self.engine: RolloutEngine = TorchEngine(
+            self.learner.model,
+            self.inputs.tokenizer,
+            num_slots=rollout.num_slots if rollout else 64,
+        )
+        self.pool = VerifierPool(
+            dict(recipe.verifiers), num_workers=recipe.runtime.num_verifier_workers
+        )
+        self.ahead: dict[int, list[Group]] = {}
+        """Groups that were collected before their step, by step."""
+        self.sampling = Sampling(
+            max_tokens=rollout.max_tokens if rollout else longest_answer(self.examples),
+            temperature=rollout.temperature if rollout else 1.0,
+            stop=rollout.stop if rollout else (),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """What makes a run this one: hashes of its weights, its data, and of the whole."""
+        recipe = self.recipe
+        asked = to_json(recipe)
+        start = {
+            "weights": self.learner.identity(),
+            "data": [fingerprint(source) for source in recipe.data],
+        }
+        fixed = {k: v for k, v in asked.items() if k not in MAY_CHANGE | {"name", "model", "data"}}
+        text = json.dumps([start, fixed], sort_keys=True)
+        return {"run": hashlib.sha256(text.encode()).hexdigest()[:16], **start}
+
+    def refuse_other_start(self, manifest: dict[str, Any]) -> None:
+        """Raises RunError where weights, data or ranks are not those that a run started with."""
+        for what, now in self.learner.identity().items():
+            then = manifest["weights"][what]
+            if now != then:
+                raise RunError(
+                    f"{self.recipe.model.source} is not the {what} that this run started from: its "
+                    f"weights hash to {str(now)[:12]}, and did to {str(then)[:12]}. Put the old "
+                    "weights back; another start is another run."
+                )
+        for source, then in zip(self.recipe.data, manifest["data"], strict=True):
+            now = fingerprint(source)
+            if now != then:
+                raise RunError(
+                    f"{source.path} is not the file that this run started from: its sha256 is "
+                    f"{now.get('sha256', 'none')[:12]}, and was {then.get('sha256', 'none')[:12]}. "
+                    "Put the old rows back; other data is another run."
+                )
+        if ranks.world_size() != manifest["world_size"]:
+            raise RunError(
+                f"This run was started on {manifest['world_size']} processes, and is to go on with "
+                f"{ranks.world_size()}, which add gradients up in another order. Give torchrun "
+                f"--nproc-per-node {manifest['world_size']}."
+            )
+
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint's weights, optimizer and groups in waiting."""
+        self.learner.load(checkpoint)
+        self.engine.load(version=self.learner.version)
+        by_id = {prompt.id: prompt for prompt in self.prompts}
+        self.ahead = {
+            int(path.stem.removeprefix("step_")): rollouts.read(path, by_id)
+            for path in sorted((checkpoint / "ahead").glob("step_*.parquet"))
+        }
+
+    def collect(self, prompts: Sequence[Any], step: int, clock: Clock) -> list[Group]:
+        """Sample and score a step's groups with the policy of now."""
+        assert self.recipe.rollout is not None
+        return collect(
+            self.engine,
+            self.pool,
+            prompts,
+            self.sampling,
+            group_size=self.recipe.rollout.group_size,
+            seed=self.recipe.seed,
+            step=step,
+            clock=clock,
+        )
+
+    def update(self, step: int, minibatch: Batch, sums: Sums) -> Tensor:
+        """One optimizer step. Returns the log-probabilities that it was made from, [N].
+
+        Raises TrainingError for a loss or gradient that is not a number.
+        """
+        found, logprobs_N = self.learner.forward_backward(minibatch)
+        loss = found.total["loss"]
+        optim = self.learner.step() if math.isfinite(loss) else {}
+        norm = optim.get("optim/grad_norm", math.nan)
+        if not math.isfinite(norm):
+            what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
+            raise TrainingError(f"Step {step}: the {what}, so no update was made.")
+        for name, total in found.total.items():
+            sums.add(name, total, found.count[name])
+        for name, value in optim.items():
+            sums.add(name, value)
+        return logprobs_N
+
+
+def _make_learner(recipe: Recipe, inputs: Inputs) -> TorchLearner:
+    source, device = resolve(recipe.model.source), recipe.runtime.device
+
+    def load_policy() -> Any:
+        return load_model(source, recipe.model.dtype, device)
+
+    policy, optim = load_policy(), recipe.optim
+    optimizer = MasterAdamW(
+        policy,
+        lr=optim.learning_rate,
+        betas=optim.betas,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        warmup_steps=optim.warmup_steps,
+    )
+    return TorchLearner(
+        policy,
+        inputs.tokenizer,
+        recipe.algorithm,
+        optimizer,
+        temperature=recipe.rollout.temperature if recipe.rollout else 1.0,
+        max_grad_norm=optim.max_grad_norm,
+        micro_batch_tokens=recipe.runtime.micro_batch_tokens,
+        load_reference=load_policy if "reference" in recipe.algorithm.needs else None,
+    )
+
+
+def _checked_prompts(
+    recipe: Recipe, sources: Sequence[Source], tokenizer: Any, max_tokens: int
+) -> Prompts:
+    origins: dict[str, str] = {}
+    found = load_prompts(sources, tokenizer, max_tokens=max_tokens, origins=origins)
+    check_truths(found.prompts, dict(recipe.verifiers), origins)
+    return found
+
+
+def _check_device(recipe: Recipe) -> None:
+    if recipe.runtime.device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(
+            "runtime.device is 'cuda', and torch finds no CUDA device here. Set --runtime.device "
+            "cpu, or run where there is a GPU and a CUDA build of torch."
+        )
+
+
+def longest_answer(examples: Sequence[Example]) -> int:
+    """A model that imitates has no reason to answer longer than it was shown."""
+    return max(sum(e.mask) for e in examples) + 8
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    path = Path(source.path)
+    known = dataclasses.asdict(source)
+    if path.is_file():
+        known["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return known
