@@ -1,4 +1,4 @@
-"""The command: cameleer run, check, recipes."""
+"""The command: cameleer run, check, recipes, replay, diff."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import cameleer
 from cameleer.errors import CameleerError
@@ -19,6 +20,8 @@ _EXAMPLES = """\
   cameleer run runs/quickstart/grpo/recipe.json --name again
   cameleer run smollm2_135m_gsm8k --help       every field of a recipe, with its value
   cameleer check tulu31_8b                     all that can be known wrong before training
+  cameleer replay runs/quickstart/grpo --step 37
+  cameleer diff runs/quickstart/grpo runs/other/grpo
 """
 
 
@@ -45,13 +48,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "run":
             command.add_argument("--resume", action="store_true", help="go on where it stopped")
     commands.add_parser("recipes", help="list the recipes that come with Cameleer")
+    command = commands.add_parser("replay", help="execute one step of a run again, and compare")
+    command.add_argument("run", help="a run's directory")
+    command.add_argument("--step", type=int, required=True, help="the step, from 1")
+    command.add_argument(
+        "--recipe", help="file.py:function, for a run with classes of your own; --fields follow"
+    )
+    command = commands.add_parser("diff", help="show where two runs part")
+    command.add_argument("run", help="a run's directory")
+    command.add_argument("other", help="another one's")
     known, rest = parser.parse_known_args(arguments)
     # Threads that wait by spinning long collapse when another process wants a core: ten times
     # slower on two cores. OpenMP reads this when torch is imported, which no line above does.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    if rest and known.command == "recipes":
-        parser.error(f"recipes takes no arguments, and was given {' '.join(rest)}")
-    if known.command != "recipes" and (known.recipe is None or known.recipe.startswith("-")):
+    takes_fields = known.command in ("run", "check")
+    if rest and not takes_fields and not (known.command == "replay" and known.recipe):
+        parser.error(f"{known.command} does not take {' '.join(rest)}")
+    if takes_fields and (known.recipe is None or known.recipe.startswith("-")):
         # The help of a command is that of its recipe's fields, and there is no recipe.
         parser.print_help()
         return 0 if {"-h", "--help"} & {known.recipe, *rest} else 2
@@ -60,6 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(known.recipe, rest, resume=known.resume)
         if known.command == "check":
             return _check(known.recipe, rest)
+        if known.command == "replay":
+            return _replay(Path(known.run), known.step, known.recipe, rest)
+        if known.command == "diff":
+            from cameleer.report.diff import diff
+
+            return diff(Path(known.run), Path(known.other))
         return _recipes()
     except CameleerError as error:
         console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
@@ -100,6 +119,20 @@ def _check(reference: str, rest: Sequence[str]) -> int:
     from cameleer.train.check import check
 
     return check(recipe)
+
+
+def _replay(directory: Path, step: int, reference: str | None, rest: Sequence[str]) -> int:
+    from cameleer.distributed.launch import stages
+    from cameleer.overrides import override
+    from cameleer.recipe import Ladder, load
+    from cameleer.train.replay import replay, report
+
+    recipe = None
+    if reference:
+        named = override(load(reference), rest, prog=f"cameleer replay --recipe {reference}")
+        of_run = stages(named) if isinstance(named, Ladder) else [named]
+        recipe = next((stage for stage in of_run if stage.name == directory.name), of_run[0])
+    return report(directory, step, replay(directory, step, recipe))
 
 
 def _recipes() -> int:

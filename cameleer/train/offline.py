@@ -13,29 +13,34 @@ from cameleer.data.prompts import Example, order
 from cameleer.train.collect import Clock
 from cameleer.train.learner import Sums
 from cameleer.train.run import Run
+from cameleer.train.session import Session
 
 
 def train_offline(run: Run) -> None:
     """Train on examples until the recipe's last step."""
-    recipe = run.recipe
-    normalize = Normalize.parse(recipe.normalize)
     for step in run.steps():
-        clock, sums = Clock(), Sums()
-        first = (step - 1) * recipe.batch_size
-        rows = order(len(run.examples), recipe.seed, first, recipe.batch_size)
-        batch = pack([run.examples[i] for i in rows])
-        with clock.phase("update"):
-            weights_N = normalize.weights(batch, seed=recipe.seed * 1_000_003 + step)
-            run.update(step, replace(batch, weights_N=weights_N), sums)
-        run.engine.load(version=run.learner.version)
+        clock = Clock()
+        metrics, num_tokens = execute(run, step, clock)
         times = clock.metrics()
-        metrics = {
-            **sums.means(),
-            "length/mean": len(batch.tokens_N) / batch.num_sequences,
-            **times,
-            "throughput/tokens_per_s": len(batch.tokens_N) / times["time/step"],
-        }
-        run.end_step(step, metrics)
+        throughput = {"throughput/tokens_per_s": num_tokens / times["time/step"]}
+        run.end_step(step, {**metrics, **times, **throughput})
+
+
+def execute(session: Session, step: int, clock: Clock) -> tuple[dict[str, float], int]:
+    """A step's update. Returns its metrics, without times, and its number of tokens."""
+    recipe, sums = session.recipe, Sums()
+    rows = order(
+        len(session.examples), recipe.seed, (step - 1) * recipe.batch_size, recipe.batch_size
+    )
+    batch = pack([session.examples[i] for i in rows])
+    weights_N = Normalize.parse(recipe.normalize).weights(
+        batch, seed=recipe.seed * 1_000_003 + step
+    )
+    with clock.phase("update"):
+        session.update(step, replace(batch, weights_N=weights_N), sums)
+    session.engine.load(version=session.learner.version)
+    num_tokens = len(batch.tokens_N)
+    return {**sums.means(), "length/mean": num_tokens / batch.num_sequences}, num_tokens
 
 
 def pack(examples: Sequence[Example]) -> Batch:

@@ -11,8 +11,7 @@ from cameleer.algorithms.normalize import Normalize
 from cameleer.batch import Batch
 from cameleer.data.prompts import order
 from cameleer.errors import TrainingError
-from cameleer.recipe import Recipe
-from cameleer.train.collect import Clock, assemble
+from cameleer.train.collect import Clock, assemble, collect
 from cameleer.train.learner import Sums
 from cameleer.train.metrics import batch_metrics, rollout_metrics
 from cameleer.train.run import Run
@@ -25,38 +24,46 @@ def train_online(run: Run) -> None:
     recipe, rollout = run.recipe, run.recipe.rollout
     assert rollout is not None
     for step in run.steps():
-        clock, sums = Clock(), Sums()
+        clock = Clock()
         for wanted in range(step, min(step + rollout.max_staleness, recipe.num_steps) + 1):
             if wanted not in run.ahead:
-                prompts = step_prompts(run.prompts, rollout.num_prompts, recipe.seed, wanted)
-                run.ahead[wanted] = run.collect(prompts, wanted, clock)
+                run.ahead[wanted] = collect_step(run, wanted, clock)
         groups = run.ahead.pop(step)
-        batch = prepare(run, step, groups, clock)
-        run.keep_rollouts(step, groups, batch)
-        batch = update(run, step, batch, sums, clock)
-        run.engine.load(version=run.learner.version)
-
-        sampled = sum(len(c.tokens) for g in groups for c in g.completions)
+        metrics = execute(run, step, groups, clock)
         times = clock.metrics()
-        metrics = {
-            **rollout_metrics(groups, batch),
-            **sums.means(),
-            **batch_metrics(batch),
-            **times,
-            "throughput/tokens_per_s": len(batch.tokens_N) / times["time/step"],
-        }
+        num_tokens = sum(
+            len(g.prompt.tokens) + len(c.tokens) for g in groups for c in g.completions
+        )
+        metrics |= {**times, "throughput/tokens_per_s": num_tokens / times["time/step"]}
         if "time/rollout" in times:
+            sampled = sum(len(c.tokens) for g in groups for c in g.completions)
             metrics["throughput/sampled_tokens_per_s"] = sampled / times["time/rollout"]
         run.end_step(step, metrics)
 
 
-def prepare(session: Session, step: int, groups: Sequence[Group], clock: Clock) -> Batch:
-    """The batch of a step's groups, with scores and advantages.
+def collect_step(session: Session, step: int, clock: Clock) -> list[Group]:
+    """Sample and score the groups of a step with the policy of now."""
+    recipe, rollout = session.recipe, session.recipe.rollout
+    assert rollout is not None
+    return collect(
+        session.engine,
+        session.pool,
+        step_prompts(session.prompts, rollout.num_prompts, recipe.seed, step),
+        session.sampling,
+        group_size=rollout.group_size,
+        seed=recipe.seed,
+        step=step,
+        clock=clock,
+    )
 
-    Raises TrainingError where no completion reached a verdict.
+
+def execute(session: Session, step: int, groups: Sequence[Group], clock: Clock) -> dict[str, float]:
+    """All that a step makes of its groups. Returns its metrics, without times.
+
+    Raises TrainingError where no completion reached a verdict, or an update failed.
     """
     recipe, algorithm = session.recipe, session.recipe.algorithm
-    batch = assemble(groups, recipe.reward)
+    batch, sums = assemble(groups, recipe.reward), Sums()
     assert batch.scored_B is not None
     if not batch.scored_B.any():
         verdicts = [s for g in groups for several in g.scores for s in several]
@@ -65,17 +72,14 @@ def prepare(session: Session, step: int, groups: Sequence[Group], clock: Clock) 
             f"Step {step}: none of {batch.num_sequences} completions reached a verdict (the "
             f"first: {reason}). Mend the verifier, then go on with --resume."
         )
+    # The only update of a step starts from the policy that "old" would be.
+    needs_old = recipe.num_minibatches * recipe.num_epochs > 1
     with clock.phase("score"):
         for name in algorithm.needs:
-            # The only update of a step starts from the policy that "old" would be.
-            if name != "old" or not _is_single_update(recipe):
+            if name != "old" or needs_old:
                 batch = session.learner.score(name, batch)
-    return algorithm.advantages(batch)
-
-
-def update(session: Session, step: int, batch: Batch, sums: Sums, clock: Clock) -> Batch:
-    """The optimizer steps of a step. Returns the batch, with "old" wherever it was needed."""
-    recipe = session.recipe
+    batch = algorithm.advantages(batch)
+    session.keep_rollouts(step, groups, batch)
     normalize = Normalize.parse(recipe.normalize)
     with clock.phase("update"):
         for epoch in range(recipe.num_epochs):
@@ -84,11 +88,10 @@ def update(session: Session, step: int, batch: Batch, sums: Sums, clock: Clock) 
             for part, minibatch in enumerate(parts):
                 weights_N = normalize.weights(minibatch, seed=seed + part)
                 logprobs_N = session.update(step, replace(minibatch, weights_N=weights_N), sums)
-    return replace(batch, old_logprobs_N=logprobs_N) if _is_single_update(recipe) else batch
-
-
-def _is_single_update(recipe: Recipe) -> bool:
-    return recipe.num_minibatches == recipe.num_epochs == 1
+    if not needs_old:
+        batch = replace(batch, old_logprobs_N=logprobs_N)
+    session.engine.load(version=session.learner.version)
+    return {**rollout_metrics(groups, batch), **sums.means(), **batch_metrics(batch)}
 
 
 def step_prompts(prompts: tuple[Prompt, ...], count: int, seed: int, step: int) -> list[Prompt]:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -29,9 +29,13 @@ from cameleer.types import Group
 _NUM_SAMPLES = 2
 
 
-def refuse_changes(recipe: Recipe) -> None:
-    """Raises RunError where a run to resume is not there, or was started with another recipe."""
-    directory, asked = recipe.directory, to_json(recipe)
+def refuse_changes(recipe: Recipe, directory: Path | None = None) -> None:
+    """Raises RunError where a run is not there, or was started with another recipe.
+
+    Args:
+        directory: Where the run is, unless it is where the recipe would put it.
+    """
+    directory, asked = directory or recipe.directory, to_json(recipe)
     if not (directory / "recipe.json").exists():
         raise RunError(f"{directory} holds no run to resume. Start it without --resume.")
     stored = read_json(directory / "recipe.json")
@@ -61,7 +65,7 @@ class Run(Session):
         """Why the newest checkpoint could not be written, if it could not."""
         self._open = contextlib.ExitStack()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> Self:
         with contextlib.ExitStack() as opening:
             # Before the directory is made: verifiers that cannot start leave none behind.
             opening.enter_context(self.pool)

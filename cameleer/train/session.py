@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ from cameleer.recipe import Recipe, to_json
 from cameleer.rollout.engine import RolloutEngine, Sampling
 from cameleer.rollout.torch_engine import TorchEngine
 from cameleer.train import ranks, rollouts
-from cameleer.train.collect import Clock, collect
 from cameleer.train.learner import Sums
 from cameleer.train.optimizer import MasterAdamW
 from cameleer.train.torch_learner import TorchLearner
@@ -126,6 +125,13 @@ class Session:
             stop=rollout.stop if rollout else (),
         )
 
+    def __enter__(self) -> Self:
+        self.pool.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.close()
+
     def identity(self) -> dict[str, Any]:
         """What makes a run this one: hashes of its weights, its data, and of the whole."""
         recipe = self.recipe
@@ -173,19 +179,8 @@ class Session:
             for path in sorted((checkpoint / "ahead").glob("step_*.parquet"))
         }
 
-    def collect(self, prompts: Sequence[Any], step: int, clock: Clock) -> list[Group]:
-        """Sample and score a step's groups with the policy of now."""
-        assert self.recipe.rollout is not None
-        return collect(
-            self.engine,
-            self.pool,
-            prompts,
-            self.sampling,
-            group_size=self.recipe.rollout.group_size,
-            seed=self.recipe.seed,
-            step=step,
-            clock=clock,
-        )
+    def keep_rollouts(self, step: int, groups: Sequence[Group], batch: Batch) -> None:
+        """Where a run writes a step's completions down before the update. A session does not."""
 
     def update(self, step: int, minibatch: Batch, sums: Sums) -> Tensor:
         """One optimizer step. Returns the log-probabilities that it was made from, [N].
