@@ -127,7 +127,7 @@ def make_directory(directory: Path, files: Mapping[str, Any]) -> None:
 def unwritable(directory: Path, error: OSError) -> RunError:
     """What a user reads when the disk is full, read-only or somebody else's."""
     return RunError(
-        f"Cannot write to {directory}: {error.strerror or error}. Free space there, or set "
+        f"Cannot write to {directory}: {os.strerror(error.errno or 0)}. Free space there, or set "
         "--output.directory. A run that has begun goes on with --resume."
     )
 

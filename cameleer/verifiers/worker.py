@@ -8,6 +8,7 @@ while it lives, the parent of the child to say that it died.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import resource
@@ -39,7 +40,8 @@ def main(socket: int) -> None:
     """Load the verifiers that the pool sends, then keep a child scoring until the pool goes."""
     # Ctrl-C reaches the whole terminal; the run decides what becomes of its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Connection(socket) as pool:
+    # The pool may be gone before this process has loaded: nobody waits for an answer then.
+    with contextlib.suppress(ConnectionError), Connection(socket) as pool:
         try:
             pickled, limits = pool.recv()
         except EOFError:
