@@ -46,8 +46,10 @@ class Source:
     """Commit of a hub data set. None takes the newest, which is not the same run next year."""
     few_shot: bool = False
     """Put the published worked examples before the question (gsm8k: 8, math: 4)."""
+    skip_rows: int = 0
+    """Leave out the first so many rows, which another stage may have."""
     max_rows: int | None = None
-    """Take the first so many rows."""
+    """Take so many rows, or all that are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +72,11 @@ def read_rows(source: Source) -> list[Row]:
             f"{source.path} asks for few_shot with format '{source.format}', whose prompts are "
             "used as they are. Only gsm8k and math have worked examples to put before a question."
         )
-    rows = list(itertools.islice(_rows(source), source.max_rows))
+    end = None if source.max_rows is None else source.skip_rows + source.max_rows
+    rows = list(itertools.islice(_rows(source), source.skip_rows, end))
     if not rows:
-        raise DataError(f"{source.path} has no rows. Training needs at least one.")
+        left = f" after the first {source.skip_rows:,}" if source.skip_rows else ""
+        raise DataError(f"{source.path} has no rows{left}. Training needs at least one.")
     for row in rows:
         for names in REQUIRED[source.format]:
             if all(row.fields.get(name) is None for name in names):
