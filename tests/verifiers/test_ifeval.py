@@ -236,8 +236,6 @@ REFUSED = [
     ({"func_name": "validate_word_constraint", "N": 2, "quantifier": "exactly"}, "none of at"),
     ({"func_name": "validate_paragraphs", "N": 2, "first_word": "So", "i": 3}, "i is 3"),
     ({"func_name": "validate_paragraphs", "N": 2, "first_word": "So", "i": 0}, "1 or more"),
-    ("[{'instruction_id': ['punctuation:no_comma'], 'kwargs': [None]}]", "not supported yet"),
-    ({"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}, "not supported yet"),
 ]
 
 
