@@ -61,7 +61,7 @@ def smollm2_135m_sft_grpo() -> Ladder:
         batch_size=64,
         max_tokens=512,
         heldout=heldout,
-        runtime=Runtime(device="cuda", micro_batch_tokens=32_768),
+        runtime=Runtime(device="cuda", micro_batch_tokens=16_384),
         output=Output(save_every=1_000, keep_last=1, log_every=20, sample_every=0),
     )
     grpo = Recipe(
@@ -77,7 +77,7 @@ def smollm2_135m_sft_grpo() -> Ladder:
         ),
         num_minibatches=2,
         heldout=replace(heldout, every=20),
-        runtime=Runtime(device="cuda", micro_batch_tokens=32_768),
+        runtime=Runtime(device="cuda", micro_batch_tokens=16_384),
         output=Output(save_every=20, keep_last=1, sample_every=20),
     )
     return Ladder(name="smollm2_135m_sft_grpo", stages=(sft, grpo))

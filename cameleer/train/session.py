@@ -31,6 +31,9 @@ from cameleer.train.torch_learner import TorchLearner
 from cameleer.types import Group
 from cameleer.verifiers.isolate import VerifierPool
 
+_HELDOUT_SLOTS = {"cpu": 64, "cuda": 512}
+"""Held-out questions that a run without rollouts answers together."""
+
 MAY_CHANGE = {"num_steps", "output", "heldout"}
 """Fields of a recipe that a resumed run may have otherwise than when it started."""
 
@@ -112,7 +115,7 @@ class Session:
         self.engine: RolloutEngine = TorchEngine(
             self.learner.model,
             self.inputs.tokenizer,
-            num_slots=rollout.num_slots if rollout else 64,
+            num_slots=rollout.num_slots if rollout else _HELDOUT_SLOTS[recipe.runtime.device],
         )
         self.pool = VerifierPool(
             dict(recipe.verifiers), num_workers=recipe.runtime.num_verifier_workers

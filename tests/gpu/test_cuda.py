@@ -10,13 +10,17 @@ import pytest
 import torch
 from fakes import grpo, tiny_llama
 from random_models import CONFIGS, random_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from cameleer.batch import Batch
 from cameleer.distributed.launch import run
+from cameleer.models import attention
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.recipe import Runtime
+from cameleer.rollout import torch_engine
 from cameleer.rollout.engine import Request, Sampling
 from cameleer.rollout.torch_engine import TorchEngine
+from cameleer.types import Completion
 
 pytestmark = [
     pytest.mark.gpu,
@@ -85,3 +89,79 @@ def test_a_run_goes_on_a_gpu(dtype: str, gap: float, tmp_path: Path):
     steps = [line for line in lines if line["step"]]
     assert len(steps) == recipe.num_steps
     assert all(line["engine/logprob_difference_mean"] < gap for line in steps)
+
+
+def flash_llama(**changes: object) -> torch.nn.Module:
+    """A Llama with grouped heads of a width that flash attention takes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=61,
+            hidden_size=256,
+            intermediate_size=512,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            attn_implementation=attention.NAME,
+            **changes,
+        )
+        return LlamaForCausalLM(config).eval()
+
+
+def test_flash_attention_gives_the_values_and_gradients_of_the_rectangles():
+    batch = batch_of([5, 170, 2, 90, 33, 120])
+    exact = flash_llama().to("cuda")
+    rough = flash_llama().to("cuda", torch.bfloat16)
+    assert attention.has_flash(torch.empty(1, 4, 64, device="cuda", dtype=torch.bfloat16))
+    found = []
+    for model in (exact, rough):
+        output = forward_logprobs(model, batch.to("cuda"), 1.0)
+        output.logprobs_N.sum().backward()
+        gradient = torch.cat([p.grad.float().flatten() for p in model.parameters()])
+        found.append((output.logprobs_N.detach(), gradient))
+    # bfloat16 has 8 bits: 2^-9 an operation, over three layers.
+    for ours, theirs in zip(*found, strict=True):
+        assert float((ours - theirs).norm() / ours.norm()) < 2e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_captured_step_decodes_as_the_same_kernels_launched_one_by_one(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
+    model = flash_llama().to("cuda", dtype)
+    requests = [
+        Request(f"p:{i}", tuple(range(2, 5 + 3 * i)), sample) for i in range(9) for sample in (0, 1)
+    ]
+
+    def answers() -> list[Completion]:
+        engine = TorchEngine(model, Silent(), num_slots=16)
+        return engine.generate(requests, Sampling(max_tokens=24), seed=0, step=1)
+
+    captured = answers()
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            TorchEngine,
+            "step_for",
+            lambda self, _, temperature: torch_engine._Step(self._model, self._cache, temperature),
+        )
+        plain = answers()
+    same = [one.tokens == two.tokens for one, two in zip(captured, plain, strict=True)]
+    # Another number of rows rounds otherwise, and a draw near an edge may then fall beside it.
+    assert sum(same) >= (len(same) if dtype == torch.float32 else len(same) - 4)
+
+
+def test_weights_that_change_in_place_are_those_a_graph_decodes_with():
+    model = flash_llama().to("cuda", torch.bfloat16)
+    engine = TorchEngine(model, Silent(), num_slots=16)
+    requests = [Request(f"p:{i}", (7, 8, 9)) for i in range(16)]
+    before = engine.generate(requests, Sampling(max_tokens=16), seed=0, step=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    after = engine.generate(requests, Sampling(max_tokens=16), seed=0, step=1)
+    fresh = TorchEngine(model, Silent(), num_slots=16).generate(
+        requests, Sampling(max_tokens=16), seed=0, step=1
+    )
+    assert [c.tokens for c in after] == [c.tokens for c in fresh]
+    assert [c.tokens for c in after] != [c.tokens for c in before]
