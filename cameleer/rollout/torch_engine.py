@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +93,10 @@ class TorchEngine:
         num_slots = min(self._num_slots, max(16, 1 << (num_active - 1).bit_length()))
         key = (num_slots, temperature)
         if key not in self._steps:
-            self._steps[key] = _CapturedStep(self._model, self._cache, temperature, num_slots)
+            # A pool dies with its last graph, so it is one of those that are there.
+            pool = next((s.pool for s in self._steps.values()), None)
+            step = _CapturedStep(self._model, self._cache, temperature, num_slots, pool)
+            self._steps[key] = step
         return self._steps[key]
 
 
@@ -134,10 +137,8 @@ class _CapturedStep(_Step):
     share one pool of memory, since no two run at once and each is read before the next one runs.
     """
 
-    _pool: ClassVar[Any] = None
-
     def __init__(
-        self, model: nn.Module, cache: KVCache, temperature: float, num_slots: int
+        self, model: nn.Module, cache: KVCache, temperature: float, num_slots: int, pool: Any
     ) -> None:
         super().__init__(model, cache, temperature)
         self._token_S = torch.zeros(num_slots, dtype=torch.long, device=self._device)
@@ -152,10 +153,9 @@ class _CapturedStep(_Step):
             self._forward(*inputs, longest=cache.length)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        if _CapturedStep._pool is None:
-            _CapturedStep._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(self._graph, pool=_CapturedStep._pool):
+        with torch.cuda.graph(self._graph, pool=pool):
             self._out = self._forward(*inputs, longest=cache.length)
+        self.pool = self._graph.pool()
         cache.restore_first_positions(kept)
 
     def __call__(
