@@ -38,7 +38,7 @@ class GSM8K:
         gold = _gold(truth)
         if gold is None:
             return Score(0.0, "invalid", f"ground truth {brief(truth)}: {_NO_NUMBER}")
-        rule, readings = _readings(before_new_problem(text))
+        rule, readings = _readings(numbers.with_ascii_digits(before_new_problem(text)))
         if not readings:
             return Score(0.0, reason="the text gives no number")
         for reading in readings:

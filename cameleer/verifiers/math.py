@@ -10,7 +10,8 @@ from cameleer.types import Score
 from cameleer.verifiers import latex
 from cameleer.verifiers.base import brief
 from cameleer.verifiers.equivalence import Verdict, compare, number
-from cameleer.verifiers.latex import canonical
+from cameleer.verifiers.latex import canonical, unit
+from cameleer.verifiers.numbers import with_ascii_digits
 from cameleer.verifiers.text import (
     Statement,
     before_new_problem,
@@ -40,11 +41,11 @@ class Math:
         if (problem := self.validate(truth)) is not None:
             return Score(0.0, "invalid", f"ground truth {brief(truth)}: {problem}")
         gold = canonical(truth)
-        rule, answers = _answers(before_new_problem(text))
+        rule, answers = _answers(with_ascii_digits(before_new_problem(text)))
         if not answers:
             return Score(0.0, reason="the text gives no answer")
         for answer in answers:
-            verdict = _compare(gold, answer)
+            verdict = _compare(gold, unit(truth), answer)
             if not verdict.equal:
                 others = f", one of {len(answers)} answers" if len(answers) > 1 else ""
                 return Score(0.0, reason=f"{rule}: {brief(answer)}{others} ({verdict.why[:60]})")
@@ -62,9 +63,11 @@ class Math:
         compare("x+1", "1+x")
 
 
-def _compare(gold: str, answer: str) -> Verdict:
+def _compare(gold: str, gold_unit: str, answer: str) -> Verdict:
     if len(answer) > latex.MAX_CHARACTERS:
         return Verdict(False, "too long")
+    if gold_unit and (other := unit(answer)) not in ("", gold_unit):
+        return Verdict(False, f"{other} where {gold_unit} is asked")
     spelling = canonical(answer)
     return compare(gold, spelling) if spelling else Verdict(False, "empty")
 
@@ -84,7 +87,10 @@ def _answers(text: str) -> tuple[str, list[str]]:
     if stated:
         counted = that_count(text, stated)
         return f"stated ({counted[0].kind})", list(dict.fromkeys(s.answer for s in counted))
-    formulas = list(_FORMULA.finditer(text[-4000:]))
+    end = text[-4000:]
+    formulas = list(_FORMULA.finditer(end))
+    if len(formulas) > 1 and _JUST_OR.fullmatch(end[formulas[-2].end() : formulas[-1].start()]):
+        return "last formula", [f"{_inside(formulas[-2])}{OR_WORD}{_inside(formulas[-1])}"]
     return "last formula", [_last_side(_inside(formulas[-1]))] if formulas else []
 
 
@@ -135,8 +141,11 @@ def _inside(formula: re.Match[str]) -> str:
 
 OR_WORD = r" \text{ or } "
 _OR = re.compile(r"\bor\b", re.IGNORECASE)
+_JUST_OR = re.compile(r"[ \t,(]{1,4}or(?:[ \t]{1,3}[a-z]{1,12}){0,2}[ \t]{1,3}", re.IGNORECASE)
 _OR_AFTER_BOX = re.compile(
-    r"[ \t$]{0,6},?[ \t$]{0,4}or\b[ \t]{0,4}(?:\$?[0-9\\-])(?<!\\)", re.IGNORECASE
+    r"[ \t$]{0,6}[,(]?[ \t$]{0,4}(?:or|maybe|perhaps|possibly|alternatively)\b,?"
+    r"(?:[ \t]{1,3}[a-z]{1,12}){0,2}[ \t]{0,4}(?:\$?[0-9\\-])(?<!\\)",
+    re.IGNORECASE,
 )
 _PROSE = re.compile(r"[^0-9$\\\s]+(?:\s+[^0-9$\\\s]+)+")
 _JOINS = re.compile(r"\s*(?:,|and|,\s*and|&)\s*")

@@ -144,8 +144,9 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # Begins with a set of characters, so that the search skips everything else at the speed of C.
 _CUE = re.compile(
     r"[#Aa](?:(?<=\#)(?<!\#\#)\#{3}(?!\#)"
-    r"|(?<![\w\#].)(?i:nswer)\b(?i:[ \t]{1,3}to[ \t][^.:\n]{1,40}?[ \t](?=is\b))?[ \t*_]{0,6}"
-    r"(?:(?P<label>:)|(?i:is\b|(?:would|should|will|must)[ \t]be\b)))"
+    r"|(?<![\w\#].)(?i:nswer(?:(?<=the.answer)s)?)\b"
+    r"(?i:[ \t]{1,3}to[ \t][^.:\n]{1,40}?[ \t](?=(?:is|are)\b))?[ \t*_]{0,6}"
+    r"(?:(?P<label>:)|(?i:is\b|are\b|(?:would|should|will|must)[ \t]be\b)))"
 )
 _BLANK = re.compile(r"[\s*_:]*")
 _SENTENCE_MARK = re.compile(
@@ -155,7 +156,7 @@ _NO_ANSWER = re.compile(
     r"(?:not|n't|wrong|incorrect|correct|right|obtained|found|given)\b", re.IGNORECASE
 )
 _CORRECTION = re.compile(
-    r"(?:^|[.!?…\n*)}$]\s{0,4})(?:wait|hold on|oops|hmm|no)\b[ \t]{0,2}[,.!:;…\u2014\u2013-]"
+    r"(?:^|[.!?…\n*)}$]\s{0,4})(?:wait|hold on|oops|hmm|sorry|no)\b[ \t]{0,2}[,.!:;…\u2014\u2013-]"
     r"|\bcorrection\b[*_ \t]{0,4}:"
     r"|\bcorrected\b"
     r"|\b(?:made|is|was|found|see|spot(?:ted)?|noticed?)[ \t](?:a|an|my|the)[ \t]"
