@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cameleer.types import Score
-from cameleer.verifiers import clause, numbers
+from cameleer.verifiers import clause, numbers, tulu3
 from cameleer.verifiers.base import brief
 from cameleer.verifiers.clause import Reading
 from cameleer.verifiers.text import (
@@ -31,13 +31,23 @@ class GSM8K:
     every day."
     """
 
+    compat: Literal["", "tulu3"] = ""
+    """Empty: the rules above. ``tulu3``: the published rule, to reproduce the rewards of Tulu 3
+    with its errors (`cameleer.verifiers.tulu3`)."""
+
     isolated: ClassVar[bool] = False
     """Regular expressions of linear time: 1 MB of any text takes tens of milliseconds."""
+
+    def __post_init__(self) -> None:
+        tulu3.check_compat("GSM8K", self.compat)
 
     def score(self, text: str, truth: Any) -> Score:
         gold = _gold(truth)
         if gold is None:
             return Score(0.0, "invalid", f"ground truth {brief(truth)}: {_NO_NUMBER}")
+        if self.compat == "tulu3":
+            right = tulu3.gsm8k_is_right(text, str(truth))
+            return Score(float(right), reason="the last number, as published")
         rule, readings = _readings(numbers.with_ascii_digits(before_new_problem(text)))
         if not readings:
             return Score(0.0, reason="the text gives no number")

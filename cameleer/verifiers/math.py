@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cameleer.types import Score
-from cameleer.verifiers import latex
+from cameleer.verifiers import latex, tulu3
 from cameleer.verifiers.base import brief
 from cameleer.verifiers.equivalence import Verdict, compare, number
 from cameleer.verifiers.latex import canonical, unit
@@ -35,11 +35,21 @@ class Math:
     simplification may still take long. A `VerifierPool` limits it.
     """
 
+    compat: Literal["", "tulu3"] = ""
+    """Empty: the rules above. ``tulu3``: the published rule, to reproduce the rewards of Tulu 3
+    with its errors (`cameleer.verifiers.tulu3`)."""
+
     isolated: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        tulu3.check_compat("Math", self.compat)
 
     def score(self, text: str, truth: Any) -> Score:
         if (problem := self.validate(truth)) is not None:
             return Score(0.0, "invalid", f"ground truth {brief(truth)}: {problem}")
+        if self.compat == "tulu3":
+            right = tulu3.math_is_right(text, truth)
+            return Score(float(right), reason="any candidate, as published")
         gold = canonical(truth)
         rule, answers = _answers(with_ascii_digits(before_new_problem(text)))
         if not answers:
@@ -59,8 +69,8 @@ class Math:
         return None if canonical(truth) else "it is empty"
 
     def warm_up(self) -> None:
-        """Import math-verify and sympy, and let them build their caches."""
-        compare("x+1", "1+x")
+        """Import math-verify or sympy, and let them build their caches."""
+        self.score(r"\boxed{x+1}", "1+x")
 
 
 def _compare(gold: str, gold_unit: str, answer: str) -> Verdict:
