@@ -1,4 +1,4 @@
-"""The command: cameleer run, check, recipes."""
+"""The command: cameleer run, check, recipes, verify."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import cameleer
 from cameleer.errors import CameleerError
@@ -19,6 +20,8 @@ _EXAMPLES = """\
   cameleer run runs/quickstart/grpo/recipe.json --name again
   cameleer run smollm2_135m_gsm8k --help       every field of a recipe, with its value
   cameleer check tulu31_8b                     all that can be known wrong before training
+  cameleer verify                              how often the verifiers err, on a table of cases
+  cameleer verify completions.jsonl            score completions against their ground truths
 """
 
 
@@ -45,13 +48,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "run":
             command.add_argument("--resume", action="store_true", help="go on where it stopped")
     commands.add_parser("recipes", help="list the recipes that come with Cameleer")
+    verify = commands.add_parser(
+        "verify", help="print the verifiers' errors on a table of cases, or score a file"
+    )
+    verify.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        help="a .jsonl, .jsonl.gz or .parquet file with the columns completion (or response, text, "
+        "output), ground_truth (or answer, truth), and dataset where --verifier is not given",
+    )
+    verify.add_argument(
+        "--verifier", choices=["gsm8k", "math", "ifeval"], help="for all rows of the file"
+    )
+    verify.add_argument("--compat", choices=["tulu3"], default="", help="the published rules")
+    verify.add_argument("--output", type=Path, help="a .jsonl file to write the verdicts to")
     known, rest = parser.parse_known_args(arguments)
     # Threads that wait by spinning long collapse when another process wants a core: ten times
     # slower on two cores. OpenMP reads this when torch is imported, which no line above does.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
-    if rest and known.command == "recipes":
-        parser.error(f"recipes takes no arguments, and was given {' '.join(rest)}")
-    if known.command != "recipes" and (known.recipe is None or known.recipe.startswith("-")):
+    if rest and known.command in ("recipes", "verify"):
+        parser.error(f"{known.command} does not take {' '.join(rest)}")
+    if known.command == "verify" and known.file is None and _file_options(known):
+        parser.error("verify takes --verifier, --compat and --output together with a file only")
+    if known.command in ("run", "check") and (known.recipe is None or known.recipe.startswith("-")):
         # The help of a command is that of its recipe's fields, and there is no recipe.
         parser.print_help()
         return 0 if {"-h", "--help"} & {known.recipe, *rest} else 2
@@ -60,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _run(known.recipe, rest, resume=known.resume)
         if known.command == "check":
             return _check(known.recipe, rest)
+        if known.command == "verify":
+            return _verify(known)
         return _recipes()
     except CameleerError as error:
         console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
@@ -100,6 +122,20 @@ def _check(reference: str, rest: Sequence[str]) -> int:
     from cameleer.train.check import check
 
     return check(recipe)
+
+
+def _verify(known: argparse.Namespace) -> int:
+    from cameleer.verify import verify_file, verify_table
+
+    if known.file is None:
+        return verify_table()
+    return verify_file(
+        known.file, verifier=known.verifier, compat=known.compat, output=known.output
+    )
+
+
+def _file_options(known: argparse.Namespace) -> bool:
+    return bool(known.verifier or known.compat or known.output)
 
 
 def _recipes() -> int:
