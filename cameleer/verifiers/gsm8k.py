@@ -79,7 +79,7 @@ def _readings(text: str) -> tuple[str, list[Reading]]:
     for box in stated:
         readings[box] = _box(text, box)
     for phrase in phrases(text, latex=False):
-        reading = _phrase(text, phrase)
+        reading = _phrase(phrase)
         leads_to_box = any(phrase.start <= box.start < phrase.end for box in stated)
         # A phrase that leads to a box is that box, unless it offers alternatives beside it.
         if reading and (not leads_to_box or reading.why == clause.ALTERNATIVES):
@@ -102,17 +102,15 @@ def _box(text: str, box: Statement) -> Reading:
     return clause.with_alternatives(reading, clause.tokenize(rest), adjacent=False)
 
 
-def _phrase(text: str, phrase: Statement) -> Reading | None:
+def _phrase(phrase: Statement) -> Reading | None:
     """What the phrase says, or None where it does not announce a number after all."""
     answer = phrase.answer[:400]
     if phrase.kind == "phrase":
         return clause.read(answer, max_words=8)
     reading = clause.read(answer, max_words=0)
-    opens_the_text = not text[: phrase.start].strip("*_# \t\r\n")
-    if reading and opens_the_text and not _SHORT.fullmatch(answer.rstrip()):
-        # The published few-shot form is "Answer: There are 15 trees. … So the answer is 6."
-        return None
-    return reading
+    hedges = reading is not None and reading.why == clause.ALTERNATIVES
+    # The published few-shot form is "Answer: There are 15 trees. … So the answer is 6."
+    return reading if hedges or _SHORT.fullmatch(answer.rstrip()) else None
 
 
 def _last_number(text: str) -> Reading | None:

@@ -35,6 +35,9 @@ CASES: list[tuple[str, str, bool, str]] = [
      "the few-shot form opens with Answer: and is no statement"),
     ("Answer: 16 - 3 = 13 eggs are left. 13 * 2 = 26. So the answer is 26.", "26", True,
      "the same with a number first"),
+    ("Then\n\nAnswer: 16 - 3 = 13 eggs are left. 13 * 2 = 26. So the answer is 26.", "26", True,
+     "the same after other words"),
+    ("Answer: 18 if it rains a lot, 19 otherwise", "19", False, "two conditions after a label"),
     ("Answer: There are 15 trees. 21 - 15 = 6. So the answer is 6.", "15", False, "and not 15"),
     # Ways to write a number.
     ("#### 18.0", "18", True, "equal numbers"),
