@@ -1,7 +1,7 @@
 # make quickstart   set up .venv and watch a model learn (minutes, CPU)
 # make test         set up the development tools, then lint, type-check and test
 # make check        lint and type-check only
-# make fuzz         hold the verifiers against a hundred times as many texts (an hour)
+# make fuzz         hold the verifiers against a hundred times as many texts (long)
 
 PYTHON ?= python3
 BIN := .venv/bin
