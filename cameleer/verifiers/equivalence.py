@@ -301,7 +301,7 @@ _FRACTION_ANYWHERE = re.compile(r"\\frac\{[0-9]{1,40}\}\{[0-9]{1,40}\}")
 _REPEATING = re.compile(r"(-?)([0-9]{0,20})\.([0-9]{0,20})\\overline\{([0-9]{1,20})\}")
 _SCIENTIFIC = re.compile(r"(-?[0-9]{1,30}(?:\.[0-9]{1,30})?)\*10\^(?:([0-9])|\{(-?[0-9]{1,3})\})")
 _NAME = re.compile(
-    r"(?:[a-zA-Z]|\\[a-zA-Z]{2,10})(?:_[0-9a-zA-Z]|\([a-z](?:,[a-z])?\)|')?(?:=|\\in(?![a-zA-Z]))"
+    r"(?:\([a-zA-Z](?:,[a-zA-Z]){1,3}\)|[a-zA-Z]|\\[a-zA-Z]{2,10})(?:_[0-9a-zA-Z]|\([a-z](?:,[a-z])?\)|')?(?:=|\\in(?![a-zA-Z]))"
 )
 _INEQUALITY = re.compile(r"(<|>|\\leq|\\geq)")
 _MIRRORED = {">": "<", "<": ">", r"\geq": r"\leq", r"\leq": r"\geq"}

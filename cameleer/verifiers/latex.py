@@ -103,7 +103,7 @@ _RULES = [
         (r"\\begin\{(?:[bpB]?matrix\}|array\}\{[^{}]*\})", r"\\begin{pmatrix}"),
         (r"\\end\{(?:[bpB]?matrix|array)\}", r"\\end{pmatrix}"),
         (r"\\(?:sim|approx)(?![a-zA-Z])", "="),
-        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
+        (r"\\varnothing(?![a-zA-Z])|\\\{\s{0,4}\\\}", r"\\emptyset"),
     ]
 ]  # fmt: skip
 

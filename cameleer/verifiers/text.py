@@ -112,7 +112,8 @@ def that_count(text: str, statements: Sequence[Statement]) -> list[Statement]:
     since = 0
     for index in range(1, len(ordered)):
         before, after = ordered[index - 1], ordered[index]
-        if _CORRECTION.search(text, min(before.end, after.start), after.start):
+        # From the closing brace on, after which "Wait" begins a sentence.
+        if _CORRECTION.search(text, max(0, min(before.end, after.start) - 1), after.start):
             since = index
     kept = ordered[since:]
     first_phrase = next((s for s in kept if s.kind != "box"), None)

@@ -269,6 +269,10 @@ CASES: list[tuple[str, str, bool, str]] = [
     (r"\boxed{x^2+y^2=4}", "x^2+y^2=2", False, "another circle"),
     (r"\boxed{x=y}", "y=x", True, "the sides of an equation"),
     (r"\boxed{2y=4x}", "y=2x", True, "an equation twice as long"),
+    (r"\boxed{(a,b)=(1,2)}", "(1,2)", True, "a named pair"),
+    (r"\boxed{(a,b)=(2,1)}", "(1,2)", False, "a named pair, the other order"),
+    (r"\boxed{\{\}}", r"\emptyset", True, "two signs of the empty set"),
+    (r"\boxed{\{0\}}", r"\emptyset", False, "a set of one"),
     # Words.
     (r"\boxed{\text{A or B}}", "A", False, "alternatives"),
     (r"\boxed{A, B}", "A", False, "two choices"),
