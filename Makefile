@@ -1,13 +1,14 @@
 # make quickstart   set up .venv and watch a model learn (minutes, CPU)
 # make test         set up the development tools, then lint, type-check and test
 # make check        lint and type-check only
+# make fuzz         hold the verifiers against a hundred times as many texts (long)
 
 PYTHON ?= python3
 BIN := .venv/bin
 # Threads that wait by spinning long slow each other down several times over.
 export GOMP_SPINCOUNT ?= 5000
 
-.PHONY: quickstart test check clean
+.PHONY: quickstart test check fuzz clean
 
 quickstart: .venv/base
 	rm -rf runs/quickstart
@@ -20,6 +21,9 @@ check: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+fuzz: .venv/dev
+	CAMELEER_FUZZ=100 $(BIN)/pytest --timeout 0 tests/verifiers/test_fuzz.py $(ARGS)
 
 .venv/base: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

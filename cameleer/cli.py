@@ -1,4 +1,4 @@
-"""The command: cameleer run, check, recipes, replay, diff."""
+"""The command: cameleer run, check, recipes, verify, replay, diff."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _EXAMPLES = """\
   cameleer check tulu31_8b                     all that can be known wrong before training
   cameleer replay runs/quickstart/grpo --step 37
   cameleer diff runs/quickstart/grpo runs/other/grpo
+  cameleer verify                              how often the verifiers err, on a table of cases
+  cameleer verify completions.jsonl            score completions against their ground truths
 """
 
 
@@ -57,6 +59,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("diff", help="show where two runs part")
     command.add_argument("run", help="a run's directory")
     command.add_argument("other", help="another one's")
+    verify = commands.add_parser(
+        "verify", help="print the verifiers' errors on a table of cases, or score a file"
+    )
+    verify.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        help="a .jsonl, .jsonl.gz or .parquet file with the columns completion (or response, text, "
+        "output), ground_truth (or answer, truth), and dataset where --verifier is not given",
+    )
+    verify.add_argument(
+        "--verifier", choices=["gsm8k", "math", "ifeval"], help="for all rows of the file"
+    )
+    verify.add_argument("--compat", choices=["tulu3"], default="", help="the published rules")
+    verify.add_argument("--output", type=Path, help="a .jsonl file to write the verdicts to")
     known, rest = parser.parse_known_args(arguments)
     # Threads that wait by spinning long collapse when another process wants a core: ten times
     # slower on two cores. OpenMP reads this when torch is imported, which no line above does.
@@ -64,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     takes_fields = known.command in ("run", "check")
     if rest and not takes_fields and not (known.command == "replay" and known.recipe):
         parser.error(f"{known.command} does not take {' '.join(rest)}")
+    if known.command == "verify" and known.file is None and _file_options(known):
+        parser.error("verify takes --verifier, --compat and --output together with a file only")
     if takes_fields and (known.recipe is None or known.recipe.startswith("-")):
         # The help of a command is that of its recipe's fields, and there is no recipe.
         parser.print_help()
@@ -79,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from cameleer.report.diff import diff
 
             return diff(Path(known.run), Path(known.other))
+        if known.command == "verify":
+            return _verify(known)
         return _recipes()
     except CameleerError as error:
         console.print(f"[bold red]{type(error).__name__}[/]: ", end="")
@@ -133,6 +154,20 @@ def _replay(directory: Path, step: int, reference: str | None, rest: Sequence[st
         of_run = stages(named) if isinstance(named, Ladder) else [named]
         recipe = next((stage for stage in of_run if stage.name == directory.name), of_run[0])
     return report(directory, step, replay(directory, step, recipe))
+
+
+def _verify(known: argparse.Namespace) -> int:
+    from cameleer.verify import verify_file, verify_table
+
+    if known.file is None:
+        return verify_table()
+    return verify_file(
+        known.file, verifier=known.verifier, compat=known.compat, output=known.output
+    )
+
+
+def _file_options(known: argparse.Namespace) -> bool:
+    return bool(known.verifier or known.compat or known.output)
 
 
 def _recipes() -> int:

@@ -125,7 +125,12 @@ def test_help_shows_the_commands_and_examples(capsys: pytest.CaptureFixture[str]
 def test_recipes_are_listed_with_their_purpose(capsys: pytest.CaptureFixture[str]):
     assert main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["quickstart", "smollm2_135m_gsm8k", "tulu31_8b"]
+    assert [line.split()[0] for line in lines] == [
+        "quickstart",
+        "smollm2_135m_gsm8k",
+        "smollm2_135m_sft_grpo",
+        "tulu31_8b",
+    ]
     assert lines[2].split(maxsplit=1)[1].startswith("GRPO from the DPO model on GSM8K, MATH and ")
 
 

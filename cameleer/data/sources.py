@@ -97,19 +97,25 @@ def is_local(path: str) -> bool:
 
 def _rows(source: Source) -> Iterator[Row]:
     path = Path(source.path).expanduser()
-    if path.is_file() and path.suffix == ".parquet":
-        return _parquet_rows(path)
     if path.is_file():
-        return _jsonl_rows(path)
+        return rows_of_file(path)
     if ":" in source.path:
         return _function_rows(source)
     if _looks_like_a_file(source.path):
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise DataError(
-            f"{source.path} does not exist.{nearest(path.name, siblings)} Paths are taken from the "
-            "directory the command runs in."
-        )
+        return rows_of_file(path)
     return _hub_rows(source)
+
+
+def rows_of_file(path: Path) -> Iterator[Row]:
+    """The rows of a .jsonl, .jsonl.gz or .parquet file; their columns are not checked."""
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        state = "is a directory" if path.is_dir() else "does not exist"
+        raise DataError(
+            f"{path} {state}.{nearest(path.name, siblings)} Paths are taken from the directory the "
+            "command runs in."
+        )
+    return _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
 
 
 def _looks_like_a_file(path: str) -> bool:

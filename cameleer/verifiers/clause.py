@@ -1,7 +1,8 @@
 """The one number that a sentence such as ``16 - 3 - 4 = $9 a day (of 16)`` gives as its answer.
 
 The first number counts. A chain of equations counts by its last side. Work that is not carried out
-(``10 - 8``) and alternatives (``5 or 6``, ``6 $5$``) give no number.
+(``10 - 8``, ``sqrt(4)``), alternatives (``5 or 6``, ``6 $5$``), a quantity in two parts (``5 feet
+6 inches``), bounds (``more than 5``) and denials (``not 5``) give no number.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def read(clause: str, *, max_words: int) -> Reading | None:
     at = _first_number(tokens, max_words)
     if at is None:
         return None
+    if (why := _taken_back(tokens, at)) is not None:
+        return Reading(None, why=why)
     sides, end = _chain(tokens, at)
     reading = _value_of(sides)
     return with_alternatives(reading, tokens[end:]) if reading.value is not None else reading
@@ -54,14 +57,17 @@ def with_alternatives(reading: Reading, rest: list[Token], *, adjacent: bool = T
     Args:
         adjacent: A number that stands right beside the first, with no word between, is another one.
     """
-    offered = False
+    # "18 if it rains, 19 if it does not"
+    offered = sum(token.text.lower() in ("if", "otherwise", "else") for token in rest) > 1
     for index, token in enumerate(rest):
         if token.kind == "number":
             value, _, _ = _operand(rest, index)
-            if (adjacent or offered) and value != reading.value:
+            following = " ".join(t.text.lower() for t in rest[: index + 2])
+            second_part = index < 4 and _SECOND_PART.match(following)
+            if (adjacent or offered or second_part) and value != reading.value:
                 return reading._replace(value=None, why=ALTERNATIVES)
         elif token.kind == "word":
-            offered = offered or token.text.lower() == "or"
+            offered = offered or token.text.lower() in _OFFERS
             adjacent = adjacent and token.text.lower() in ("or", "and", "to")
         elif token.text == "(":
             adjacent = False
@@ -92,8 +98,13 @@ def last_equals_or_number(sentence: str) -> Reading | None:
     where = [i for i, token in enumerate(tokens) if token.kind == "number"]
     if not where:
         return None
+    only_numbers = all(token.kind in ("number", "mark") for token in tokens)
+    if only_numbers and len({numbers.read(tokens[i].text) for i in where}) > 1:
+        return Reading(None, why=ALTERNATIVES)
     after_equals = [i for i in where if i and tokens[_before_sign(tokens, i)].kind == "equals"]
     at = (after_equals or where)[-1]
+    if (why := _taken_back(tokens, at)) is not None:
+        return Reading(None, why=why)
     value, _, shown = _operand(tokens, _before_sign(tokens, at) + 1)
     reading = Reading(value, shown, "" if value is not None else "the number is too long")
     earlier = [i for i in where if i < at]
@@ -108,6 +119,26 @@ def last_equals_or_number(sentence: str) -> Reading | None:
         if opens and [token.kind for token in between] == ["equals"]:
             return reading._replace(value=None, why="two different numbers are called equal")
     return with_alternatives(reading, tokens[at + 1 :], adjacent=False)
+
+
+def _taken_back(tokens: list[Token], at: int) -> str | None:
+    """What stands before a number and makes another thing of it, or None.
+
+    Args:
+        at: Index of the number, or of its sign.
+    """
+    while at > 0 and tokens[at - 1].text in ("(", "-", "+"):
+        at -= 1
+    if at == 0:
+        return None
+    before = tokens[at - 1].text.lower()
+    if before in _FUNCTIONS:
+        return "arithmetic that is not carried out"
+    compared = at > 1 and tokens[at - 2].kind == "number"  # "200 < 220, so she wins"
+    if before in ("than", "<", ">", "under", "over") and not compared:
+        return "a bound"
+    two = f"{tokens[at - 2].text.lower()} {before}" if at > 1 else before
+    return "a denial" if _DENIAL.search(two) else None
 
 
 def _before_sign(tokens: list[Token], at: int) -> int:
@@ -223,6 +254,17 @@ def _fraction(side: Side) -> Reading | None:
     return Reading(over / under, f"{shown_over}/{shown_under}")
 
 
+_OFFERS = ("or", "maybe", "perhaps", "possibly", "alternatively", "otherwise")
+_SECOND_PART = re.compile(
+    r"[^\W\d_]+ and [0-9]|(?:(?:feet|foot|ft)[ ,]+[0-9.]+ in|(?:hours?|hrs?|h)[ ,]+[0-9.]+ min"
+    r"|(?:minutes?|mins?)[ ,]+[0-9.]+ sec|(?:pounds?|lbs?)[ ,]+[0-9.]+ (?:ounces?|oz)"
+    r"|(?:years?)[ ,]+[0-9.]+ month|(?:weeks?)[ ,]+[0-9.]+ day|(?:days?)[ ,]+[0-9.]+ hour"
+    r"|(?:dollars?)[ ,]+[0-9.]+ cent)"
+)
+"""What follows the first number of ``5 feet 6 inches`` and ``5 dollars and 50 cents``."""
+_FUNCTIONS = ("sqrt", "√", "log", "ln", "exp", "sin", "cos", "tan", "binom", "floor", "ceil")
+_DENIAL = re.compile(r"(?:\bnot|\bnever|\bcannot|n['\u2019]t)(?: be)?$")
+
 _OPERATOR_WORDS = ("plus", "minus", "times", "x")
 _HEDGES = (
     "approximately",
@@ -242,11 +284,23 @@ _PLAIN: list[tuple[re.Pattern[str], str]] = [
     for pattern, replacement in [
         (r"<<[^<>\n]{0,200}>>", ""),  # GSM8K's calculator notes: 2*3 = <<2*3=6>>6
         (r"[\u2212\ufe63\uff0d]", "-"),
+        (r"~~[^~\n]{1,80}~~", ""),  # Struck through.
+        (r"</?[a-zA-Z]{1,8}>", ""),
+        (r"½", " 1/2"),
+        (r"¼", " 1/4"),
+        (r"¾", " 3/4"),
+        (r"(?<=[a-zA-Z])(?:[²³]|\^\{?[23]\}?)", ""),  # cm²
+        (r"[²³]", "^2"),
+        (r"(?<![0-9])(?<![0-9]\s)\bnegative\s(?=\$?[0-9])|^\s{0,9}minus\s(?=\$?[0-9])", "-"),
+        (r"(?<=[$=])\s?-\s(?=[0-9])", "-"),
+        (r"(?<![0-9.,])([0-9]{1,3})[\u00a0\u2009\u202f]([0-9]{3})(?![0-9])", r"\1\2"),
+        (r"\\(?:sqrt|log|ln|exp|sin|cos|tan|d?binom)(?![a-zA-Z])|√", " sqrt "),
         (r",\\!|\{,\}", ","),
         (r"\\[!,]", ""),
         (r"\\[dt]?frac\s?\{([0-9]{1,20})\}\s?\{([0-9]{1,20})\}", r" \1/\2"),
         (r"\\(?:times|cdot|ast)\b", "*"),
         (r"\\div\b", "/"),
+        (r"(?<=[0-9])x(?=[0-9])", " * "),
         (r"\\(?:approx|equiv)\b", "="),
         (r"\\\$", ""),
         (r"\\%", "%"),

@@ -30,6 +30,10 @@ def compare(gold: str, answer: str) -> Verdict:
     """Compare two answers in canonical spelling (`cameleer.verifiers.latex.canonical`)."""
     if gold == answer:
         return Verdict(True, "same spelling")
+    if _has_relation(gold) != _has_relation(answer):
+        gold, answer = _as_interval(gold), _as_interval(answer)
+        if gold == answer:
+            return Verdict(True, "the same interval")
     if OR in gold:
         gold, answer = gold.replace(OR, ","), answer.replace(OR, ",")
     if OR in answer:
@@ -45,6 +49,8 @@ def compare(gold: str, answer: str) -> Verdict:
     if _is_words(gold) or _is_words(answer):
         comparable = not _SYMBOL.search(gold + answer)
         return Verdict(comparable and _letters(gold) == _letters(answer), "words")
+    if _TIME.fullmatch(gold) and _TIME.fullmatch(answer):
+        return Verdict(False, "times of day are compared by spelling")
     if _BASE.search(gold) or _BASE.search(answer):
         return Verdict(False, "a number in another base is compared by spelling")
     parts = _parts(gold), _parts(answer)
@@ -122,8 +128,27 @@ def _name(answer: str) -> str | None:
     return None
 
 
+def _as_interval(answer: str) -> str:
+    r"""``1<x\leq3`` as ``(1,3]``, and alternatives of this kind as a union; else as it is."""
+    names, intervals = set(), []
+    for part in answer.split(OR):
+        pieces = _INEQUALITY.split(part)
+        if {">", r"\geq"} & set(pieces):
+            pieces = [_MIRRORED.get(piece, piece) for piece in reversed(pieces)]
+        where = [i for i, piece in enumerate(pieces) if _VARIABLE.fullmatch(piece)]
+        # One variable, at most one bound on each side of it, and signs that point one way.
+        at = where[0] if len(where) == 1 else 3
+        if at > 2 or {">", r"\geq"} & set(pieces) or not 3 <= len(pieces) <= at + 3:
+            return answer
+        low, above = pieces[at - 2 : at] if at else (r"-\infty", "<")
+        below, high = pieces[at + 1 :] or ("<", r"\infty")
+        names.add(pieces[at])
+        intervals.append(f"{'[('[above == '<']}{low},{high}{'])'[below == '<']}")
+    return r"\cup".join(intervals) if len(names) == 1 else answer
+
+
 def _has_relation(answer: str) -> bool:
-    return re.search(r"[=<>]|\\(?:leq|geq|neq|equiv|lt|gt|in)(?![a-zA-Z])", answer) is not None
+    return re.search(r"[=<>]|\\(?:leq|geq|neq|equiv|in(?![a-zA-Z]))", answer) is not None
 
 
 def _is_words(answer: str) -> bool:
@@ -221,6 +246,8 @@ def _not_an_answer(answer: str, gold: str) -> str | None:
     """Why this is work to be done, not a result, or None. A form that the gold has is a result."""
     if number(gold) is not None and re.search(r"[a-zA-Z|]", re.sub(r"\\(?:frac|sqrt)", "", answer)):
         return "an expression where a number is asked"
+    if number(gold) is not None and answer.startswith(("[", "--", "-(-")):
+        return "brackets or signs that are not resolved"
     for command in _WORK.findall(answer):
         if command not in gold:
             return f"{command} is work that is not carried out"
@@ -267,7 +294,6 @@ def _as_fraction(decimal: re.Match[str]) -> str:
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
-_SURD = re.compile(r"\\(?:frac|sqrt)(?![a-zA-Z])")
 _SYMBOL = re.compile(r"[-+*/^=\\{}<>|]")
 _DECIMAL = re.compile(r"[0-9]{1,30}\.[0-9]{1,30}")
 _FRACTION = re.compile(r"(-?)([0-9]{1,20})?\\frac\{(-?)([0-9]{1,40})\}\{([0-9]{1,40})\}")
@@ -275,13 +301,17 @@ _FRACTION_ANYWHERE = re.compile(r"\\frac\{[0-9]{1,40}\}\{[0-9]{1,40}\}")
 _REPEATING = re.compile(r"(-?)([0-9]{0,20})\.([0-9]{0,20})\\overline\{([0-9]{1,20})\}")
 _SCIENTIFIC = re.compile(r"(-?[0-9]{1,30}(?:\.[0-9]{1,30})?)\*10\^(?:([0-9])|\{(-?[0-9]{1,3})\})")
 _NAME = re.compile(
-    r"(?:[a-zA-Z]|\\[a-zA-Z]{2,10})(?:_[0-9a-zA-Z]|\([a-z](?:,[a-z])?\)|')?(?:=|\\in(?![a-zA-Z]))"
+    r"(?:\([a-zA-Z](?:,[a-zA-Z]){1,3}\)|[a-zA-Z]|\\[a-zA-Z]{2,10})(?:_[0-9a-zA-Z]|\([a-z](?:,[a-z])?\)|')?(?:=|\\in(?![a-zA-Z]))"
 )
+_INEQUALITY = re.compile(r"(<|>|\\leq|\\geq)")
+_MIRRORED = {">": "<", "<": ">", r"\geq": r"\leq", r"\leq": r"\geq"}
+_VARIABLE = re.compile(r"[a-zA-Z]|\\(?:alpha|beta|theta|lambda|phi)")
+_TIME = re.compile(r"[0-9]{1,2}(?::[0-9]{2}){1,2}")
 _BASE = re.compile(r"^[0-9A-F]+_(?:[0-9]|\{[0-9]+\})$")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z]*\}|\\[a-zA-Z]+")
 _MATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}")
 _WORK = re.compile(
-    r"\\(?:int|sum|prod|lim|[dt]?binom|choose|gcd|max|min|det|frac\{d\})(?![a-zA-Z])|!"
+    r"\\begin\{[vV]matrix|\\(?:int|sum|prod|lim|[dt]?binom|choose|gcd|max|min|det|frac\{d\})(?![a-zA-Z])|!"
 )
 _PLAIN_NUMBER = r"(?<![\w.^}_])[0-9]+(?:\.[0-9]+)?"
 _ARITHMETIC = re.compile(

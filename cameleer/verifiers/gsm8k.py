@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cameleer.types import Score
-from cameleer.verifiers import clause, numbers
+from cameleer.verifiers import clause, numbers, tulu3
 from cameleer.verifiers.base import brief
 from cameleer.verifiers.clause import Reading
 from cameleer.verifiers.text import (
@@ -31,14 +31,24 @@ class GSM8K:
     every day."
     """
 
+    compat: Literal["", "tulu3"] = ""
+    """Empty: the rules above. ``tulu3``: the published rule, to reproduce the rewards of Tulu 3
+    with its errors (`cameleer.verifiers.tulu3`)."""
+
     isolated: ClassVar[bool] = False
     """Regular expressions of linear time: 1 MB of any text takes tens of milliseconds."""
+
+    def __post_init__(self) -> None:
+        tulu3.check_compat("GSM8K", self.compat)
 
     def score(self, text: str, truth: Any) -> Score:
         gold = _gold(truth)
         if gold is None:
             return Score(0.0, "invalid", f"ground truth {brief(truth)}: {_NO_NUMBER}")
-        rule, readings = _readings(before_new_problem(text))
+        if self.compat == "tulu3":
+            right = tulu3.gsm8k_is_right(text, str(truth))
+            return Score(float(right), reason="the last number, as published")
+        rule, readings = _readings(numbers.with_ascii_digits(before_new_problem(text)))
         if not readings:
             return Score(0.0, reason="the text gives no number")
         for reading in readings:
@@ -69,7 +79,7 @@ def _readings(text: str) -> tuple[str, list[Reading]]:
     for box in stated:
         readings[box] = _box(text, box)
     for phrase in phrases(text, latex=False):
-        reading = _phrase(text, phrase)
+        reading = _phrase(phrase)
         leads_to_box = any(phrase.start <= box.start < phrase.end for box in stated)
         # A phrase that leads to a box is that box, unless it offers alternatives beside it.
         if reading and (not leads_to_box or reading.why == clause.ALTERNATIVES):
@@ -92,17 +102,15 @@ def _box(text: str, box: Statement) -> Reading:
     return clause.with_alternatives(reading, clause.tokenize(rest), adjacent=False)
 
 
-def _phrase(text: str, phrase: Statement) -> Reading | None:
+def _phrase(phrase: Statement) -> Reading | None:
     """What the phrase says, or None where it does not announce a number after all."""
     answer = phrase.answer[:400]
     if phrase.kind == "phrase":
         return clause.read(answer, max_words=8)
     reading = clause.read(answer, max_words=0)
-    opens_the_text = not text[: phrase.start].strip("*_# \t\r\n")
-    if reading and opens_the_text and not _SHORT.fullmatch(answer.rstrip()):
-        # The published few-shot form is "Answer: There are 15 trees. … So the answer is 6."
-        return None
-    return reading
+    hedges = reading is not None and reading.why == clause.ALTERNATIVES
+    # The published few-shot form is "Answer: There are 15 trees. … So the answer is 6."
+    return reading if hedges or _SHORT.fullmatch(answer.rstrip()) else None
 
 
 def _last_number(text: str) -> Reading | None:

@@ -25,10 +25,20 @@ def canonical(answer: str) -> str:
         answer = answer.replace(old, new)
     for pattern, replacement in _RULES:
         answer = pattern.sub(replacement, answer)
-    answer = _without_text(answer)
+    answer = _GROUPS.sub(lambda digits: "".join(digits[0].split()), _without_text(answer))
     for pattern, replacement in _LATE_RULES:
         answer = pattern.sub(replacement, answer)
     return answer.replace(",", "") if _THOUSANDS.fullmatch(answer) else answer
+
+
+def unit(answer: str) -> str:
+    """The unit after the answer's number, by its short name; empty for none, or one not listed.
+
+    It serves to tell ``5 cm`` from ``5 m`` and nine in the morning from nine in the evening, where
+    both sides name a unit.
+    """
+    found = _UNIT_AT_END.search(answer[-60:])
+    return _UNITS.get(found[1].replace(".", "").lower(), "") if found else ""
 
 
 def _unboxed(answer: str) -> str:
@@ -77,6 +87,8 @@ _RULES = [
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:mbox|(?:text|math)(?:bf|it|rm|sf)|rm|bf|operatorname)(?=\s?\{)", r"\\text"),
         (r"\\(?:bold|boldsymbol|mathbb|mathcal|overline|vec)(?![a-zA-Z])\s?(?=\{?[a-zA-Z])", ""),
+        (r"\\(?:text)?color\s?\{[a-zA-Z]{1,20}\}", ""),
+        (r"\^\s?\{?\s?\\text\s?\{(?:st|nd|rd|th)\}\s?\}?", ""),
         (r"\^\s?\{?\s?\\(?:circ|degree)(?![a-zA-Z])\s?\}?|\\degree(?![a-zA-Z])", ""),
         (r"\\%|%", ""),
         (r"\\(?:cdot|times|ast)(?![a-zA-Z])", "*"),
@@ -84,12 +96,14 @@ _RULES = [
         (r"\\(?:le|leqslant)(?![a-zA-Z])", r"\\leq"),
         (r"\\(?:ge|geqslant)(?![a-zA-Z])", r"\\geq"),
         (r"\\ne(?![a-zA-Z])", r"\\neq"),
+        (r"\\lt(?![a-zA-Z])", "<"),
+        (r"\\gt(?![a-zA-Z])", ">"),
         (r"\\lbrace(?![a-zA-Z])", r"\\{"),
         (r"\\rbrace(?![a-zA-Z])", r"\\}"),
-        (r"\\begin\{(?:[bvpBV]?matrix\}|array\}\{[^{}]*\})", r"\\begin{pmatrix}"),
-        (r"\\end\{(?:[bvpBV]?matrix|array)\}", r"\\end{pmatrix}"),
+        (r"\\begin\{(?:[bpB]?matrix\}|array\}\{[^{}]*\})", r"\\begin{pmatrix}"),
+        (r"\\end\{(?:[bpB]?matrix|array)\}", r"\\end{pmatrix}"),
         (r"\\(?:sim|approx)(?![a-zA-Z])", "="),
-        (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
+        (r"\\varnothing(?![a-zA-Z])|\\\{\s{0,4}\\\}", r"\\emptyset"),
     ]
 ]  # fmt: skip
 
@@ -111,6 +125,8 @@ _LATE_RULES = [
         (r"(?<![0-9])\.(?=[0-9])", "0."),
         (r"(?<![0-9.])([0-9]{1,40})\.0{1,20}(?![0-9])", r"\1"),
         (r"(?<![0-9a-zA-Z)}])\+(?=\\infty)", ""),
+        # Digits side by side are two numbers, never one number glued together.
+        (r"(?<=[0-9])\s+(?=[0-9])", ","),
         (r"\s+", ""),
         (r"([\^_])\{([0-9a-zA-Z])\}", r"\1\2"),
         (r"\{\}", ""),
@@ -120,9 +136,31 @@ _LATE_RULES = [
         (r"^:+", ""),
     ]
 ]
+_GROUPS = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:\s[0-9]{3}){1,8}(?![0-9])")
 _THOUSANDS = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3}){1,8}(?:\.[0-9]+)?")
 _WORD_OR = re.compile(r"(?<![a-zA-Z\\])or(?![a-zA-Z])", re.IGNORECASE)
 _WORD_AND = re.compile(r",?\s(?<![a-zA-Z\\])and(?![a-zA-Z])", re.IGNORECASE)
+_UNITS = {
+    spelling: unit
+    for unit, spellings in {
+        "a.m.": "am", "p.m.": "pm",
+        "mm": "mm millimeter millimeters", "cm": "cm centimeter centimeters",
+        "m": "m meter meters metre metres", "km": "km kilometer kilometers",
+        "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yard yards", "mi": "mi mile miles",
+        "mg": "mg milligram milligrams", "g": "g gram grams", "kg": "kg kilogram kilograms",
+        "oz": "oz ounce ounces", "lb": "lb lbs pound pounds",
+        "s": "sec second seconds", "min": "min minute minutes", "h": "hr hrs hour hours",
+        "days": "day days", "weeks": "week weeks", "months": "month months", "years": "year years",
+        "cents": "cent cents", "dollars": "dollar dollars",
+        "ml": "ml milliliter milliliters", "l": "liter liters", "degrees": "degree degrees",
+    }.items()
+    for spelling in spellings.split()
+}  # fmt: skip
+_UNIT_AT_END = re.compile(
+    r"[0-9}]\s{0,4}(?:\\(?:[ ,;:!]|text|mbox|mathrm|textrm)\s{0,4}|[{~\s]){0,6}"
+    r"(?:(?:square|cubic|sq\.?|cu\.?)\s)?([a-zA-Z]{1,11}|[apAP]\.[mM]\.)\.?[\s}$]{0,4}"
+    r"(?:\^\s?\{?[23]\}?)?[\s$.]{0,4}$"
+)
 _SHORT_UNITS = "cm|mm|km|in|ft|yd|mi|kg|mg|lb|lbs|oz|hr|hrs|min|sec|ml|mph|sq|cu|deg"
 _UNIT_WORD = rf"(?:(?:{_SHORT_UNITS})(?![a-zA-Z])|[a-zA-Z]{{4,20}})\.?"
 _UNIT = re.compile(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cameleer.types import Score
-from cameleer.verifiers import latex
+from cameleer.verifiers import latex, tulu3
 from cameleer.verifiers.base import brief
 from cameleer.verifiers.equivalence import Verdict, compare, number
-from cameleer.verifiers.latex import canonical
+from cameleer.verifiers.latex import canonical, unit
+from cameleer.verifiers.numbers import with_ascii_digits
 from cameleer.verifiers.text import (
     Statement,
     before_new_problem,
@@ -34,17 +35,27 @@ class Math:
     simplification may still take long. A `VerifierPool` limits it.
     """
 
+    compat: Literal["", "tulu3"] = ""
+    """Empty: the rules above. ``tulu3``: the published rule, to reproduce the rewards of Tulu 3
+    with its errors (`cameleer.verifiers.tulu3`)."""
+
     isolated: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        tulu3.check_compat("Math", self.compat)
 
     def score(self, text: str, truth: Any) -> Score:
         if (problem := self.validate(truth)) is not None:
             return Score(0.0, "invalid", f"ground truth {brief(truth)}: {problem}")
+        if self.compat == "tulu3":
+            right = tulu3.math_is_right(text, truth)
+            return Score(float(right), reason="any candidate, as published")
         gold = canonical(truth)
-        rule, answers = _answers(before_new_problem(text))
+        rule, answers = _answers(with_ascii_digits(before_new_problem(text)))
         if not answers:
             return Score(0.0, reason="the text gives no answer")
         for answer in answers:
-            verdict = _compare(gold, answer)
+            verdict = _compare(gold, unit(truth), answer)
             if not verdict.equal:
                 others = f", one of {len(answers)} answers" if len(answers) > 1 else ""
                 return Score(0.0, reason=f"{rule}: {brief(answer)}{others} ({verdict.why[:60]})")
@@ -58,13 +69,15 @@ class Math:
         return None if canonical(truth) else "it is empty"
 
     def warm_up(self) -> None:
-        """Import math-verify and sympy, and let them build their caches."""
-        compare("x+1", "1+x")
+        """Import math-verify or sympy, and let them build their caches."""
+        self.score(r"\boxed{x+1}", "1+x")
 
 
-def _compare(gold: str, answer: str) -> Verdict:
+def _compare(gold: str, gold_unit: str, answer: str) -> Verdict:
     if len(answer) > latex.MAX_CHARACTERS:
         return Verdict(False, "too long")
+    if gold_unit and (other := unit(answer)) not in ("", gold_unit):
+        return Verdict(False, f"{other} where {gold_unit} is asked")
     spelling = canonical(answer)
     return compare(gold, spelling) if spelling else Verdict(False, "empty")
 
@@ -84,7 +97,10 @@ def _answers(text: str) -> tuple[str, list[str]]:
     if stated:
         counted = that_count(text, stated)
         return f"stated ({counted[0].kind})", list(dict.fromkeys(s.answer for s in counted))
-    formulas = list(_FORMULA.finditer(text[-4000:]))
+    end = text[-4000:]
+    formulas = list(_FORMULA.finditer(end))
+    if len(formulas) > 1 and _JUST_OR.fullmatch(end[formulas[-2].end() : formulas[-1].start()]):
+        return "last formula", [f"{_inside(formulas[-2])}{OR_WORD}{_inside(formulas[-1])}"]
     return "last formula", [_last_side(_inside(formulas[-1]))] if formulas else []
 
 
@@ -135,8 +151,11 @@ def _inside(formula: re.Match[str]) -> str:
 
 OR_WORD = r" \text{ or } "
 _OR = re.compile(r"\bor\b", re.IGNORECASE)
+_JUST_OR = re.compile(r"[ \t,(]{1,4}or(?:[ \t]{1,3}[a-z]{1,12}){0,2}[ \t]{1,3}", re.IGNORECASE)
 _OR_AFTER_BOX = re.compile(
-    r"[ \t$]{0,6},?[ \t$]{0,4}or\b[ \t]{0,4}(?:\$?[0-9\\-])(?<!\\)", re.IGNORECASE
+    r"[ \t$]{0,6}[,(]?[ \t$]{0,4}(?:or|maybe|perhaps|possibly|alternatively)\b,?"
+    r"(?:[ \t]{1,3}[a-z]{1,12}){0,2}[ \t]{0,4}(?:\$?[0-9\\-])(?<!\\)",
+    re.IGNORECASE,
 )
 _PROSE = re.compile(r"[^0-9$\\\s]+(?:\s+[^0-9$\\\s]+)+")
 _JOINS = re.compile(r"\s*(?:,|and|,\s*and|&)\s*")

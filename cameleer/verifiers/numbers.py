@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from fractions import Fraction
 
 PATTERN = r"[0-9]{1,3}(?:,[0-9]{3}){1,8}(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
@@ -11,8 +12,17 @@ PATTERN = r"[0-9]{1,3}(?:,[0-9]{3}){1,8}(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+
 _NUMBER = re.compile(rf"([-+]?)({PATTERN})(?:[eE]([-+]?[0-9]{{1,3}}))?\.?")
 _MIXED = re.compile(r"([-+]?)([0-9]{1,9})[ ]([0-9]{1,9})/([0-9]{1,9})")
 
+_FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
+
 MAX_CHARACTERS = 200
 """Longer numbers are not read: no answer needs them, and Python's int() refuses 4,300 digits."""
+
+
+def with_ascii_digits(text: str) -> str:
+    """Full-width, Arabic and other decimal digits as 0 to 9, of which every pattern here knows."""
+    if text.isascii():
+        return text
+    return _FOREIGN_DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), text)
 
 
 def read(text: str) -> Fraction | None:

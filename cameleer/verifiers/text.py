@@ -112,7 +112,8 @@ def that_count(text: str, statements: Sequence[Statement]) -> list[Statement]:
     since = 0
     for index in range(1, len(ordered)):
         before, after = ordered[index - 1], ordered[index]
-        if _CORRECTION.search(text, min(before.end, after.start), after.start):
+        # From the closing brace on, after which "Wait" begins a sentence.
+        if _CORRECTION.search(text, max(0, min(before.end, after.start) - 1), after.start):
             since = index
     kept = ordered[since:]
     first_phrase = next((s for s in kept if s.kind != "box"), None)
@@ -144,8 +145,9 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 # Begins with a set of characters, so that the search skips everything else at the speed of C.
 _CUE = re.compile(
     r"[#Aa](?:(?<=\#)(?<!\#\#)\#{3}(?!\#)"
-    r"|(?<![\w\#].)(?i:nswer)\b(?i:[ \t]{1,3}to[ \t][^.:\n]{1,40}?[ \t](?=is\b))?[ \t*_]{0,6}"
-    r"(?:(?P<label>:)|(?i:is\b|(?:would|should|will|must)[ \t]be\b)))"
+    r"|(?<![\w\#].)(?i:nswer(?:(?<=the.answer)s)?)\b"
+    r"(?i:[ \t]{1,3}to[ \t][^.:\n]{1,40}?[ \t](?=(?:is|are)\b))?[ \t*_]{0,6}"
+    r"(?:(?P<label>:)|(?i:is\b|are\b|(?:would|should|will|must)[ \t]be\b)))"
 )
 _BLANK = re.compile(r"[\s*_:]*")
 _SENTENCE_MARK = re.compile(
@@ -155,7 +157,7 @@ _NO_ANSWER = re.compile(
     r"(?:not|n't|wrong|incorrect|correct|right|obtained|found|given)\b", re.IGNORECASE
 )
 _CORRECTION = re.compile(
-    r"(?:^|[.!?…\n*)}$]\s{0,4})(?:wait|hold on|oops|hmm|no)\b[ \t]{0,2}[,.!:;…\u2014\u2013-]"
+    r"(?:^|[.!?…\n*)}$]\s{0,4})(?:wait|hold on|oops|hmm|sorry|no)\b[ \t]{0,2}[,.!:;…\u2014\u2013-]"
     r"|\bcorrection\b[*_ \t]{0,4}:"
     r"|\bcorrected\b"
     r"|\b(?:made|is|was|found|see|spot(?:ted)?|noticed?)[ \t](?:a|an|my|the)[ \t]"

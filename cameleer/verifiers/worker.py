@@ -4,20 +4,26 @@ It runs as ``python -c "…; main(…)"`` rather than through multiprocessing, w
 main module of the run, and torch with it, into every worker. The child is forked after the imports,
 so a new one takes milliseconds. Both hold the same end of one socket and use it in turns: the child
 while it lives, the parent of the child to say that it died.
+
+A verifier that leaves something behind in its process (a thread, a child of its own) has its
+verdict taken and the process replaced, so that it cannot reach into the next task. Not covered: a
+child that has left the process group, which lives on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import pickle
 import resource
 import signal
 import sys
+import threading
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
-from cameleer.types import Score
+from cameleer.types import Score, Status
 from cameleer.verifiers.base import Verifier
 
 
@@ -64,28 +70,33 @@ def main(socket: int) -> None:
 def judge(verifier: Verifier, text: str, truth: Any) -> tuple[str, Score]:
     """A kind that `VerifierPool.counts` has, or ``scored``, and the score, undecided on raising."""
     try:
-        return "scored", verifier.score(text, truth)
+        score = verifier.score(text, truth)
+        if not 0.0 <= score.value <= 1.0 or score.status not in get_args(Status):
+            raise ValueError(f"{score} is no verdict: a value in [0, 1], and a known status")
+        return "scored", Score(float(score.value), score.status, str(score.reason)[:200])
     except MemoryError:
         return "memory", Score(0.0, "undecided", "the verifier ran out of memory")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why = f"the verifier raised {type(error).__name__}: {error}"
         return "error", Score(0.0, "undecided", why[:200])
 
 
 def _keep_a_child(pool: Connection, verifiers: dict[str, Verifier], limits: Limits) -> None:
+    answered = mmap.mmap(-1, 1)  # Shared with the child, whose exit status a verifier can forge.
     while True:
         child = os.fork()
         if child == 0:
             try:
-                status = _serve(pool, verifiers, limits)
+                status = _serve(pool, verifiers, limits, answered)
             except (EOFError, OSError):
                 status = 0
             os._exit(status)
         _, wait_status = os.waitpid(child, 0)
+        _kill_leftovers()
         code = os.waitstatus_to_exitcode(wait_status)
         if code == 0:
             return
-        if code != _RETIRED:
+        if code != _RETIRED or not answered[0]:
             try:
                 pool.send(("died", code))
             except OSError:
@@ -94,24 +105,54 @@ def _keep_a_child(pool: Connection, verifiers: dict[str, Verifier], limits: Limi
                 return  # It may have died while reading, with half a task left in the socket.
 
 
-def _serve(pool: Connection, verifiers: dict[str, Verifier], limits: Limits) -> int:
+def _serve(
+    pool: Connection, verifiers: dict[str, Verifier], limits: Limits, answered: mmap.mmap
+) -> int:
     """Answer tasks until the pool closes its end (EOFError), or this child wants replacement."""
-    loaded_bytes = _peak_bytes()
+    loaded_bytes, this_process = _peak_bytes(), os.getpid()
+    num_threads = threading.active_count()
     while True:
         name, text, truth = pool.recv()
+        answered[0] = 0
+        for stop in TIMEOUTS:  # The verifier before may have caught or blocked them.
+            signal.signal(stop, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TIMEOUTS)
         # The default action of both signals kills, whatever Python code is running: an exception
         # would be swallowed by sympy. CPU time decides, so that no verdict depends on the load.
         signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
         signal.setitimer(signal.ITIMER_REAL, limits.wall_s)
         kind, score = judge(verifiers[name], text, truth)
+        if os.getpid() != this_process:
+            os._exit(0)  # The verifier forked, and only one may answer.
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         # sympy swallows MemoryError as well, and then says that two answers differ.
         if kind == "scored" and _peak_bytes() - loaded_bytes > limits.memory_bytes // 2:
             kind, score = "memory", Score(0.0, "undecided", "the verifier used too much memory")
-        pool.send((kind, Score(score.value, score.status, score.reason[:200])))
-        if kind == "memory":
+        pool.send((kind, score))
+        answered[0] = 1
+        if kind == "memory" or threading.active_count() > num_threads or _has_children():
             return _RETIRED
+
+
+def _has_children() -> bool:
+    try:
+        os.waitpid(-1, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _kill_leftovers() -> None:
+    """Kill what the dead child left in this process group, which is this worker's own.
+
+    Where the system has no /proc, they live until the pool kills the group.
+    """
+    with contextlib.suppress(OSError):
+        for entry in os.listdir("/proc"):
+            with contextlib.suppress(OSError, ValueError):  # No process, or one that just ended.
+                if int(entry) != os.getpid() and os.getpgid(int(entry)) == os.getpgrp():
+                    os.kill(int(entry), signal.SIGKILL)
 
 
 def _set_memory_limit(memory_bytes: int) -> None:

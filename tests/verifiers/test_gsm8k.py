@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
-from cases import GSM8K as CASES
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from shared_rows import rows_of
 
 from cameleer.types import Score
 from cameleer.verifiers.base import Verifier
+from cameleer.verifiers.cases.gsm8k import CASES
 from cameleer.verifiers.gsm8k import GSM8K
 from cameleer.verifiers.text import MAX_STATEMENTS
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +52,27 @@ def test_no_tasks_no_scores(pool: VerifierPool):
         ("segfault", "crash", "SIGSEGV"),
         ("allocate", "memory", "memory"),
         ("swallow memory", "memory", "memory"),
+        ("sys.exit", "error", "SystemExit: 0"),
+        ("exit as if done", "crash", "exit status 0"),
+        ("exit as if retired", "crash", "exit status 75"),
+        ("close files", "crash", "exit status 0"),
+        ("fork and hang", "timeout", "CPU time"),
+        ("not a number", "error", "value in [0, 1]"),
+        ("two", "error", "value in [0, 1]"),
+        ("no status", "error", "a known status"),
+        ("nothing", "error", "AttributeError"),
     ],
 )
 def test_a_task_without_a_verdict_is_undecided_and_the_others_are_not_touched(
     does: str, count: str, reason: str
 ):
+    wall_limit_s = 1.5 if does == "sleep" else 60.0  # A busy machine grants CPU time slowly.
     with VerifierPool(
-        {"nasty": Nasty()}, num_workers=2, cpu_limit_s=1.0, wall_limit_s=1.5, memory_bytes=1 << 28
+        {"nasty": Nasty()},
+        num_workers=2,
+        cpu_limit_s=1.0,
+        wall_limit_s=wall_limit_s,
+        memory_bytes=1 << 28,
     ) as pool:
         scores = pool.score_all([RIGHT, nasty(does, 1 << 34), *[RIGHT] * 20])
     bad = scores.pop(1)
@@ -72,6 +87,86 @@ def test_a_stopped_worker_is_given_up_after_the_wall_limit(monkeypatch: pytest.M
         scores = pool.score_all([nasty("stop"), RIGHT])
     assert [score.status for score in scores] == ["undecided", "scored"]
     assert pool.counts["timeout"] == 1
+
+
+@pytest.mark.parametrize("does", ["catch signals and spin", "stop the clocks and spin"])
+def test_a_verifier_that_defeats_its_timers_is_killed_by_the_pool(
+    monkeypatch: pytest.MonkeyPatch, does: str
+):
+    monkeypatch.setattr("cameleer.verifiers.isolate._Worker.grace_s", 0.2)
+    with VerifierPool({"nasty": Nasty()}, num_workers=1, wall_limit_s=0.3) as pool:
+        scores = pool.score_all([nasty(does), RIGHT])
+    assert [score.status for score in scores] == ["undecided", "scored"]
+    assert pool.counts["timeout"] == 1
+
+
+def test_a_verifier_that_catches_signals_does_not_disarm_the_next_task():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1, cpu_limit_s=0.5) as pool:
+        caught, spun = pool.score_all([nasty("catch signals"), nasty("spin")])
+    assert caught.reason == "caught"
+    assert spun.status == "undecided" and "CPU time" in spun.reason
+
+
+def test_a_verifier_that_kills_the_parent_of_its_process_loses_nothing():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1) as pool:
+        scores = pool.score_all([nasty("kill parent"), RIGHT, nasty("exit"), RIGHT])
+    assert [score.status for score in scores] == ["scored", "scored", "undecided", "scored"]
+
+
+def test_what_a_verifier_prints_goes_nowhere_but_to_stderr(capfd: pytest.CaptureFixture[str]):
+    with VerifierPool({"nasty": Nasty()}, num_workers=1) as pool:
+        scores = pool.score_all([nasty("print"), RIGHT, nasty("print")])
+    assert [score.reason for score in scores] == ["printed", "read right", "printed"]
+    out, err = capfd.readouterr()
+    assert out == "" and err.count("noise") == 20_000
+
+
+def test_a_forked_verifier_answers_once():
+    """A second answer would be taken for that of the next task."""
+    with VerifierPool({"nasty": Nasty()}, num_workers=1) as pool:
+        tasks = [task for i in range(5) for task in (nasty("fork and answer twice"), nasty(f"{i}"))]
+        reasons = [score.reason for score in pool.score_all(tasks)]
+    assert reasons[1::2] == [f"read {i}" for i in range(5)]
+    assert all(reason.startswith("answered by") for reason in reasons[::2])
+    assert pool.counts == {"timeout": 0, "crash": 0, "memory": 0, "error": 0}
+
+
+def test_what_a_verifier_forked_is_killed_while_the_pool_goes_on():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1) as pool:
+        forked, _ = pool.score_all([nasty("fork and spin"), RIGHT])
+        assert forked.value == 1.0
+        assert gone_within(int(forked.reason.split()[1]), 5.0, os.kill)
+
+
+def test_a_thread_that_a_verifier_left_behind_does_not_end_a_later_task():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1) as pool:
+        scores = pool.score_all([nasty("exit later"), nasty("nap"), RIGHT])
+    assert [score.status for score in scores] == ["scored"] * 3
+    assert sum(pool.counts.values()) == 0
+
+
+@pytest.mark.parametrize("does", ["sys.exit", "not a number", "nothing"])
+def test_a_linear_verifier_cannot_end_the_run_or_spoil_a_mean(does: str):
+    with VerifierPool({"linear": Linear()}) as pool:
+        (score,) = pool.score_all([("linear", does, None)])
+    assert (score.value, score.status, pool.counts["error"]) == (0.0, "undecided", 1)
+
+
+def test_truths_and_texts_of_a_megabyte_lose_nothing(pool: VerifierPool):
+    digits, words = "9" * 1_000_000, "word " * 200_000
+    tasks = [
+        ("gsm8k", "#### 18", digits),
+        ("math", r"\boxed{18}", digits),
+        ("nasty", "right", words),
+        ("nasty", words, None),
+        ("math", "5" * 2048, "5"),
+        ("gsm8k", "5" * 2048, "5"),
+        RIGHT,
+    ]
+    scores = pool.score_all([*tasks, *tasks])
+    statuses = ["invalid", "invalid", *["scored"] * 5] * 2
+    assert [score.status for score in scores] == statuses
+    assert [score.value for score in scores] == [0, 0, 1, 0, 0, 0, 1] * 2
 
 
 def test_one_bad_task_does_not_delay_the_others(pool: VerifierPool):
@@ -199,11 +294,11 @@ def test_workers_end_when_the_run_ends(tmp_path: Path, how: signal.Signals, stat
     assert gone_within(worker, 5.0)
 
 
-def gone_within(group: int, limit_s: float) -> bool:
+def gone_within(process: int, limit_s: float, send: Callable[[int, int], None] = os.killpg) -> bool:
     begin = time.monotonic()
     while time.monotonic() - begin < limit_s:
         try:
-            os.killpg(group, 0)
+            send(process, 0)
         except ProcessLookupError:
             return True
         time.sleep(0.02)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from cases import MATH as CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shared_rows import rows_of
 
 from cameleer.verifiers.base import Verifier
+from cameleer.verifiers.cases.math import CASES
 from cameleer.verifiers.isolate import VerifierPool
 from cameleer.verifiers.latex import canonical
 from cameleer.verifiers.math import Math
