@@ -38,6 +38,8 @@ from cosmic_ray.plugins import get_operator, operator_names
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
     "cameleer/algorithms/": "tests/algorithms tests/parity tests/train/test_collect.py",
+    "cameleer/verifiers/ifeval_google": "tests/verifiers/test_ifeval_google.py",
+    "cameleer/verifiers/sentences": "tests/verifiers/test_ifeval_google.py",
     "cameleer/verifiers/ifeval": "tests/verifiers/test_cases.py tests/verifiers/test_ifeval.py",
     "cameleer/verifiers/isolate": "tests/verifiers/test_isolate.py",
     "cameleer/verifiers/worker": "tests/verifiers/test_isolate.py",

@@ -131,7 +131,7 @@ def test_recipes_are_listed_with_their_purpose(capsys: pytest.CaptureFixture[str
         "smollm2_135m_sft_grpo",
         "tulu31_8b",
     ]
-    assert lines[2].split(maxsplit=1)[1].startswith("GRPO from the DPO model on GSM8K, MATH and ")
+    assert lines[3].split(maxsplit=1)[1].startswith("GRPO from the DPO model on GSM8K, MATH and ")
 
 
 def test_the_card_s_recipe_is_checked_without_weights_or_network(tmp_path: Path):
