@@ -14,7 +14,7 @@ from cameleer.errors import TrainingError
 from cameleer.rollout.engine import Sampling
 from cameleer.train.collect import Clock, assemble, collect
 from cameleer.train.learner import Sums
-from cameleer.train.metrics import batch_metrics, rollout_metrics
+from cameleer.train.metrics import engine_metrics, rollout_metrics
 from cameleer.train.run import Run
 from cameleer.types import Prompt
 
@@ -67,7 +67,7 @@ def train_online(run: Run) -> None:
         metrics = {
             **rollout_metrics(groups, batch),
             **sums.means(),
-            **batch_metrics(batch),
+            **engine_metrics(batch),
             **times,
             "throughput/tokens_per_s": len(batch.tokens_N) / times["time/step"],
             "throughput/sampled_tokens_per_s": sampled / times["time/rollout"],
