@@ -45,6 +45,12 @@ def step_line(step: int, num_steps: int, metrics: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
+def warn(text: str) -> None:
+    """Say once what does not end the run and should be looked at."""
+    if ranks.is_main():
+        console.print(f"[yellow]warning[/] {escape(text)}")
+
+
 def tail(text: str, width: int = 160) -> str:
     """The end of a text on one line, where the question and the answer are."""
     flat = " ".join(text.split())

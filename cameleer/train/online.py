@@ -14,7 +14,7 @@ from cameleer.errors import TrainingError
 from cameleer.rollout.engine import Sampling
 from cameleer.train.collect import Clock, assemble, collect
 from cameleer.train.learner import Sums
-from cameleer.train.metrics import engine_metrics, rollout_metrics
+from cameleer.train.metrics import rollout_metrics
 from cameleer.train.run import Run
 from cameleer.types import Prompt
 
@@ -51,6 +51,7 @@ def train_online(run: Run) -> None:
         with clock.phase("score"):
             for name in algorithm.needs:
                 batch = run.learner.score(name, batch)
+            engine_metrics = run.parity.step(step, groups, batch)
         batch = algorithm.advantages(batch)
         with clock.phase("update"):
             for epoch in range(recipe.num_epochs):
@@ -67,7 +68,7 @@ def train_online(run: Run) -> None:
         metrics = {
             **rollout_metrics(groups, batch),
             **sums.means(),
-            **engine_metrics(batch),
+            **engine_metrics,
             **times,
             "throughput/tokens_per_s": len(batch.tokens_N) / times["time/step"],
             "throughput/sampled_tokens_per_s": sampled / times["time/rollout"],

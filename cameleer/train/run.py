@@ -23,10 +23,11 @@ from cameleer.recipe import Recipe, to_json
 from cameleer.rollout.engine import Request, RolloutEngine, Sampling
 from cameleer.rollout.torch_engine import TorchEngine
 from cameleer.train import checkpoint, ranks
-from cameleer.train.console import progress, step_line, tail
+from cameleer.train.console import progress, step_line, tail, warn
 from cameleer.train.heldout import heldout_accuracy
 from cameleer.train.learner import Sums
 from cameleer.train.optimizer import MasterAdamW
+from cameleer.train.parity import Gap, Parity
 from cameleer.train.recorder import Recorder, environment, read_json, write_json
 from cameleer.train.sinks import require_sinks
 from cameleer.train.torch_learner import TorchLearner
@@ -140,6 +141,7 @@ class Run:
         self.pool = VerifierPool(
             dict(recipe.verifiers), num_workers=recipe.runtime.num_verifier_workers
         )
+        self.parity = Parity(self.learner, rollout.temperature if rollout else 1.0, warn)
         self.first_step = 1
         if resume:
             self._resume()
@@ -149,9 +151,17 @@ class Run:
     def __enter__(self) -> Run:
         # Before the directory is made: verifiers that cannot start leave none behind.
         self.pool.__enter__()
+        try:
+            gap = self._compare()
+        except BaseException:
+            self.pool.close()
+            raise
         ranks.barrier()
         if ranks.is_main():
             self._open_store(self._resumes)
+            if gap:
+                gap.append(self.recipe.directory / "parity.jsonl", self.first_step - 1)
+                console.print(f"engine and learner agree: {gap}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -277,6 +287,12 @@ class Run:
             if self.first_step == 1:
                 where = "from its start: it stopped before the first checkpoint"
             console.print(f"resuming {self.recipe.name} {where}")
+
+    def _compare(self) -> Gap | None:
+        """Raises TrainingError where the engine does not sample from the learner's policy."""
+        if self.recipe.rollout is None or self.first_step > self.recipe.num_steps:
+            return None
+        return self.parity.start(self.engine, self.prompts, self.recipe.seed)
 
     def _open_store(self, resume: bool) -> None:
         recipe, directory = self.recipe, self.recipe.directory
