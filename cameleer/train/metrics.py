@@ -1,4 +1,4 @@
-"""What a step is judged by, from its groups and its batch. Docs: README, "What a run leaves"."""
+"""What a step is judged by, from its groups and its batch. Docs: docs/metrics.md."""
 
 from __future__ import annotations
 
