@@ -143,7 +143,7 @@ METRICS = (
     ),
     Metric(
         key="loss",
-        formula="sum over tokens of loss times weight (the recipe's `normalize`), mean over updates",
+        formula="sum over tokens of loss times weight (see `normalize`), mean over updates",
         unit="nats in imitation",
         advice="Falls in imitation. In reinforcement learning it says nothing about progress.",
     ),
@@ -212,7 +212,7 @@ METRICS = (
         key="engine/logprob_difference_max",
         formula="largest |log p_learner - log p_engine| of a sampled token",
         unit="nats",
-        advice="Up to 1e-4 in float32. In bfloat16 single tokens can be tenths of a nat apart and "
+        advice="Some 1e-5 in float32. In bfloat16 single tokens can be tenths of a nat apart and "
         "nothing is wrong; see engine/drift.",
         trl="sampling/sampling_logp_difference/max",
         verl="training/rollout_probs_diff_max (of probabilities)",
@@ -250,7 +250,7 @@ METRICS = (
     ),
     Metric(
         key="engine/drift",
-        formula="1 while the gap exceeds 1e-4 nats on a token (float32) or 1.2 times the learner's "
+        formula="1 while the gap exceeds 1e-3 nats on a token (float32) or 1.2 times the learner's "
         "own mean gap between decoding and forward (bfloat16)",
         unit="0 or 1",
         high=0,

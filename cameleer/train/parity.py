@@ -34,7 +34,9 @@ from cameleer.train.torch_learner import TorchLearner, dtype_name
 from cameleer.types import Completion, Group, Prompt
 
 FLOAT32_LIMIT = 1e-4
-"""Nats that the gap of no token may reach in float32."""
+"""Nats that the gap of no token of the canary may reach in float32."""
+STEP_LIMIT = 1e-3
+"""The same in a step, whose many tokens hold rare ones, which round more."""
 FLOOR_FACTOR = 1.2
 """What the mean gap may be of the learner's own, in bfloat16."""
 
@@ -84,10 +86,12 @@ class Gap:
     floor_mean: float | None = None
     """The learner's own gap between decoding and forward; None in float32, which needs none."""
     floor_max: float | None = None
+    limit: float = FLOAT32_LIMIT
+    """What no token's gap may reach in float32."""
 
     @property
     def holds(self) -> bool:
-        if self.max < FLOAT32_LIMIT:
+        if self.max < self.limit:
             return True
         return self.floor_mean is not None and self.mean <= FLOOR_FACTOR * self.floor_mean
 
@@ -100,7 +104,7 @@ class Gap:
         if self.floor_mean is None:
             return (
                 f"max {self.max:.1e} nats on {self.num_tokens} sampled tokens in {self.dtype} "
-                f"(limit {FLOAT32_LIMIT:.0e})"
+                f"(limit {self.limit:.0e})"
             )
         return (
             f"mean {self.mean:.1e} nats on {self.num_tokens} sampled tokens in {self.dtype} "
@@ -133,9 +137,16 @@ class Parity:
         self._floor: float | None = None
         self._drifting = False
 
-    def start(self, engine: RolloutEngine, prompts: Sequence[Prompt], seed: int) -> Gap:
+    def start(
+        self, engine: RolloutEngine, prompts: Sequence[Prompt], *, max_tokens: int, seed: int
+    ) -> Gap:
         """Compare them on a canary. Raises TrainingError with the likely cause if they disagree."""
-        answers = canary(engine, prompts, self._temperature, seed=seed, enough=_ENOUGH[self._dtype])
+        sampling = Sampling(
+            # No sequence may be longer than those of the run.
+            max_tokens=min(max_tokens, _MAX_TOKENS),
+            temperature=self._temperature,
+        )
+        answers = canary(engine, prompts, sampling, seed=seed, enough=_ENOUGH[self._dtype])
         gap = self._measure(answers)
         if not gap.holds:
             cause = self._diagnose(answers)
@@ -161,6 +172,7 @@ class Parity:
             mean=metrics["engine/logprob_difference_mean"],
             max=metrics["engine/logprob_difference_max"],
             floor_mean=self._floor,
+            limit=STEP_LIMIT,
         )
         assert batch.version_N is not None, "the loop assembles completions with their versions"
         stale = self._on_policy and bool((batch.version_N[batch.mask_N] != version).any())
@@ -240,7 +252,7 @@ class Parity:
 def canary(
     engine: RolloutEngine,
     prompts: Sequence[Prompt],
-    temperature: float,
+    sampling: Sampling,
     *,
     seed: int,
     enough: int,
@@ -254,12 +266,11 @@ def canary(
     chosen = sorted(prompts[:: max(1, len(prompts) // 32)], key=lambda p: len(p.tokens))
     chosen = chosen[: max(_NUM_PROMPTS, ranks.world_size())]
     chosen = chosen * -(-ranks.world_size() // len(chosen))
-    sampling = Sampling(max_tokens=_MAX_TOKENS, temperature=temperature)
     asked: list[Prompt] = []
     said: list[Completion] = []
     siblings, missing = 0, enough
     while missing > 0 and siblings < _MAX_SIBLINGS:
-        more = range(siblings, siblings + 1 + missing // (len(chosen) * _MAX_TOKENS))
+        more = range(siblings, siblings + 1 + missing // (len(chosen) * sampling.max_tokens))
         mine = [p for p in chosen[ranks.rank() :: ranks.world_size()] for _ in more]
         samples = [*more] * (len(mine) // len(more))
         requests = [Request(p.id, p.tokens, s) for p, s in zip(mine, samples, strict=True)]

@@ -24,13 +24,22 @@ from cameleer.rollout.engine import Request, RolloutEngine, Sampling
 from cameleer.rollout.torch_engine import TorchEngine
 from cameleer.train import checkpoint, ranks
 from cameleer.train.console import progress, step_line, tail, warn
+from cameleer.train.guards import (
+    count_parameters,
+    notices,
+    refuse_full_disk,
+    refuse_output,
+    refuse_overlap,
+)
 from cameleer.train.heldout import heldout_accuracy
 from cameleer.train.learner import Sums
 from cameleer.train.optimizer import MasterAdamW
 from cameleer.train.parity import Gap, Parity
+from cameleer.train.probe import probe, worth_probing
 from cameleer.train.recorder import Recorder, environment, read_json, write_json
 from cameleer.train.sinks import require_sinks
 from cameleer.train.torch_learner import TorchLearner
+from cameleer.train.watch import Watch
 from cameleer.types import Group
 from cameleer.verifiers.isolate import VerifierPool
 
@@ -49,6 +58,10 @@ class Inputs:
     prompts: Prompts
     examples: list[Example]
     heldout: Prompts
+    longest: int
+    """Tokens of the longest sequence that the run can meet."""
+    longest_answer: int
+    """Those of them that are sampled or trained."""
 
 
 def resolve(source: str) -> str:
@@ -98,7 +111,9 @@ def read_inputs(recipe: Recipe) -> Inputs:
             f"The longest sequence has {longest} tokens, and {source} attends to the last "
             f"{sliding} only, which is not implemented. Lower max_prompt_tokens or max_tokens."
         )
-    return Inputs(tokenizer, config, prompts, examples, heldout)
+    refuse_overlap(prompts, examples, heldout)
+    answer = answer or max(sum(e.mask) for e in examples)
+    return Inputs(tokenizer, config, prompts, examples, heldout, longest, answer)
 
 
 def refuse_changes(recipe: Recipe) -> None:
@@ -132,6 +147,8 @@ class Run:
         with quiet_libraries():
             inputs = read_inputs(recipe)
             self._inputs = inputs
+            refuse_output(recipe.directory)
+            refuse_full_disk(recipe, count_parameters(inputs.config), resume=resume)
             self.prompts, self.examples = inputs.prompts.prompts, inputs.examples
             self.learner = self._make_learner(inputs)
         rollout = recipe.rollout
@@ -142,6 +159,7 @@ class Run:
             dict(recipe.verifiers), num_workers=recipe.runtime.num_verifier_workers
         )
         self.parity = Parity(self.learner, rollout.temperature if rollout else 1.0, warn)
+        self._watch = Watch(recipe)
         self.first_step = 1
         if resume:
             self._resume()
@@ -152,6 +170,7 @@ class Run:
         # Before the directory is made: verifiers that cannot start leave none behind.
         self.pool.__enter__()
         try:
+            self._probe()
             gap = self._compare()
         except BaseException:
             self.pool.close()
@@ -212,6 +231,8 @@ class Run:
         if ranks.is_main() and batch is not None:
             self.recorder.rollouts(step, groups, batch)
         self._log(step, metrics)
+        for warning in self._watch.step(step, metrics):
+            warn(warning)
         if output.sample_every and (last or step % output.sample_every == 0):
             self._show_samples(step)
         if last or step % output.save_every == 0:
@@ -288,11 +309,24 @@ class Run:
                 where = "from its start: it stopped before the first checkpoint"
             console.print(f"resuming {self.recipe.name} {where}")
 
+    def _probe(self) -> None:
+        """Raises TrainingError where the longest batch would run out of memory."""
+        longest = self._inputs.longest
+        for notice in notices(self.recipe, longest):
+            warn(notice)
+        size = sum(p.numel() for p in self.learner.model.parameters())
+        if self.first_step <= self.recipe.num_steps and worth_probing(self.recipe, size, longest):
+            answer = self._inputs.longest_answer
+            probe(self.recipe, self.engine, self.learner, longest, answer)
+
     def _compare(self) -> Gap | None:
         """Raises TrainingError where the engine does not sample from the learner's policy."""
-        if self.recipe.rollout is None or self.first_step > self.recipe.num_steps:
+        rollout, seed = self.recipe.rollout, self.recipe.seed
+        if rollout is None or self.first_step > self.recipe.num_steps:
             return None
-        return self.parity.start(self.engine, self.prompts, self.recipe.seed)
+        return self.parity.start(
+            self.engine, self.prompts, max_tokens=rollout.max_tokens, seed=seed
+        )
 
     def _open_store(self, resume: bool) -> None:
         recipe, directory = self.recipe, self.recipe.directory

@@ -32,6 +32,7 @@ from cameleer.types import Completion
 from cameleer.verifiers.isolate import VerifierPool
 
 TEMPERATURE = 0.7
+SAMPLING = Sampling(max_tokens=32, temperature=TEMPERATURE)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +220,7 @@ def test_the_floor_is_rounding_only(sharp: Path):
     for dtype in ("float32", "bfloat16"):
         started = Run(recipe_of(sharp, Path("unused"), model=Model(source=str(sharp), dtype=dtype)),
                       resume=False)  # fmt: skip
-        answers = canary(started.engine, started.prompts, TEMPERATURE, seed=1, enough=64)
+        answers = canary(started.engine, started.prompts, SAMPLING, seed=1, enough=64)
         gap_M = own_gap(started.learner.model, answers, TEMPERATURE)
         assert len(gap_M) == sum(answers.lengths)
         found[dtype] = float(gap_M.mean())
@@ -229,7 +230,7 @@ def test_the_floor_is_rounding_only(sharp: Path):
 
 def test_the_floor_leaves_the_model_as_it_was(sharp: Path, tmp_path: Path):
     started = Run(recipe_of(sharp, tmp_path), resume=False)
-    answers = canary(started.engine, started.prompts, TEMPERATURE, seed=1, enough=64)
+    answers = canary(started.engine, started.prompts, SAMPLING, seed=1, enough=64)
     before = started.learner.score("old", answers.batch()).old_logprobs_N
     own_gap(started.learner.model, answers, TEMPERATURE)
     assert torch.equal(started.learner.score("old", answers.batch()).old_logprobs_N, before)
@@ -259,7 +260,7 @@ def test_a_canary_goes_on_until_it_has_enough_tokens(sharp: Path, tmp_path: Path
         return replace(completion, tokens=completion.tokens[:3], logprobs=completion.logprobs[:3])
 
     engine = Broken(started.engine, answered=short)
-    answers = canary(engine, started.prompts, 1.0, seed=1, enough=100)
+    answers = canary(engine, started.prompts, SAMPLING, seed=1, enough=100)
     assert sum(answers.lengths) >= 100
     asked = list(zip((p.id for p in answers.prompts), answers.completions, strict=True))
     assert len(set(asked)) > 0.9 * len(asked), "siblings have noise of their own"
