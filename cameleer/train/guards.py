@@ -21,12 +21,14 @@ from cameleer.types import Prompt
 
 
 def refuse_overlap(prompts: Prompts, examples: Sequence[Example], heldout: Prompts) -> None:
-    """Raises DataError where a held-out question is also trained on, rendered to equal ids."""
-    trained = {p.tokens for p in prompts.prompts}
-    for example in examples:
-        # What stands before the first trained token is the question.
-        trained.add(example.tokens[: example.mask.index(True)])
-    both = [p for p in heldout.prompts if p.tokens in trained]
+    """Raises DataError where a held-out question is also trained on.
+
+    Prompts are compared by their words. Of examples only ids are known: what stands before the
+    first trained token is the question.
+    """
+    trained = {_words(p) for p in prompts.prompts}
+    imitated = {example.tokens[: example.mask.index(True)] for example in examples}
+    both = [p for p in heldout.prompts if _words(p) in trained or p.tokens in imitated]
     if both:
         raise DataError(
             f"{len(both):,} of {len(heldout.prompts):,} held-out questions are also in the "
@@ -102,6 +104,10 @@ def notices(recipe: Recipe, longest: int) -> Iterator[str]:
             f"runtime.num_threads is {runtime.num_threads}, and there are {cores} cores here: "
             "threads that share a core wait for each other."
         )
+
+
+def _words(prompt: Prompt) -> tuple[str, ...]:
+    return tuple(message["content"] for message in prompt.messages)
 
 
 def _question(prompt: Prompt) -> str:
