@@ -15,7 +15,7 @@ quickstart: .venv/base
 	$(BIN)/cameleer run quickstart $(ARGS)
 
 test: check
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 $(ARGS)
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -210,16 +210,19 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
     except ValueError as error:
         yield str(error)
     rollout = recipe.rollout
+    for name in _not_numbers(recipe):
+        yield f"{name} is not a number (NaN). Give it a value."
     if not recipe.data:
         yield "The recipe has no `data`. Name at least one Source."
     if recipe.num_steps < 1:
         yield f"num_steps is {recipe.num_steps}, so nothing would be trained. Set it to 1 or more."
     if "/" in recipe.name or not recipe.name.strip():
         yield f"name is {recipe.name!r}, and has to be usable as a directory's name."
-    if recipe.optim.learning_rate <= 0:
+    if not 0 < recipe.optim.learning_rate < math.inf:
         yield f"optim.learning_rate is {recipe.optim.learning_rate}; it has to be above 0."
-    if recipe.runtime.num_threads < 1:
-        yield f"runtime.num_threads is {recipe.runtime.num_threads}; it has to be 1 or more."
+    for name in ("num_threads", "micro_batch_tokens", "num_verifier_workers"):
+        if getattr(recipe.runtime, name) < 1:
+            yield f"runtime.{name} is {getattr(recipe.runtime, name)}; it has to be 1 or more."
     if recipe.num_minibatches < 1 or recipe.num_epochs < 1:
         yield (
             f"num_minibatches is {recipe.num_minibatches} and num_epochs {recipe.num_epochs}; "
@@ -236,6 +239,8 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
         yield f"output.keep_last is {recipe.output.keep_last}; it has to be 0 (all) or more."
     if recipe.heldout and recipe.heldout.num_prompts < 1:
         yield f"heldout.num_prompts is {recipe.heldout.num_prompts}; it has to be 1 or more."
+    if recipe.heldout and recipe.heldout.temperature < 0:
+        yield f"heldout.temperature is {recipe.heldout.temperature}; 0 is greedy, the least."
     if rollout is None:
         if recipe.num_minibatches > 1 or recipe.num_epochs > 1:
             yield (
@@ -281,6 +286,19 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
         )
     if not recipe.verifiers:
         yield "The recipe has no `verifiers`, so no completion could be scored. Add one."
+
+
+def _not_numbers(value: Any, path: str = "") -> typing.Iterator[str]:
+    """Fields that hold NaN, which passes every comparison that would refuse it."""
+    if isinstance(value, float) and math.isnan(value):
+        yield path
+    if dataclasses.is_dataclass(value):
+        for field_ in dataclasses.fields(value):
+            below = f"{path}.{field_.name}" if path else field_.name
+            yield from _not_numbers(getattr(value, field_.name), below)
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from _not_numbers(item, f"{path}.{number}")
 
 
 # Reading and writing

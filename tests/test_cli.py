@@ -44,12 +44,14 @@ class Short:
 
 def rows(split):
     for n in range(20):
-        yield {"question": f"{n} + 1 = ?", "answer": f"#### {n + 1}"}
+        more = 1 if split == "train" else 2
+        yield {"question": f"{n} + {more} = ?", "answer": f"#### {n + more}"}
 
 
 DATA = (Source(path="%(module)s:rows", format="gsm8k", name="sums"),)
 MODEL = Model(source="%(model)s")
-HELD_OUT = HeldOut(sources=DATA, num_prompts=4)
+TEST = (Source(path="%(module)s:rows", format="gsm8k", name="sums", split="test"),)
+HELD_OUT = HeldOut(sources=TEST, num_prompts=4)
 OUTPUT = Output(directory="%(root)s", save_every=2, sample_every=0)
 
 

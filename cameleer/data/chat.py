@@ -35,7 +35,11 @@ def with_template(tokenizer: Any, template: ChatTemplate, source: str) -> Any:
         {"role": "user", "content": "?"},
         {"role": "assistant", "content": "!"},
     )
-    if tokenizer.eos_token_id not in _render(tokenizer, turns, add_generation_prompt=False):
+    _check_generation_prompt(tokenizer, turns, source)
+    question = _render(tokenizer, turns[:1], add_generation_prompt=True)
+    answered = _render(tokenizer, turns, add_generation_prompt=False)
+    # Some tokenizers begin with their EOS too, as BOS.
+    if tokenizer.eos_token_id not in answered[len(question) :]:
         raise ModelError(
             f"The chat template of {source} ends an assistant's turn without the end-of-sequence "
             f"token of its tokenizer, {tokenizer.eos_token!r}, so no answer would ever end. Save "
@@ -82,6 +86,22 @@ def conversation_tokens(
             end = through.index(tokenizer.eos_token_id, len(before)) + 1
         mask[len(before) : end] = [True] * (end - len(before))
     return tuple(ids), tuple(mask)
+
+
+def _check_generation_prompt(tokenizer: Any, turns: Sequence[Message], source: str) -> None:
+    """Raises ModelError where the policy itself would have to write the assistant's header."""
+    question, opened, whole = (
+        tokenizer.apply_chat_template(list(some), tokenize=False, add_generation_prompt=prompt)
+        for some, prompt in ((turns[:1], False), (turns[:1], True), (turns, False))
+    )
+    # In some formats nothing stands between a question and its answer, and none is needed.
+    header, _, _ = whole.removeprefix(opened).partition(turns[1]["content"])
+    if opened == question and header.strip():
+        raise ModelError(
+            f"The chat template of {source} begins an assistant's turn with {header.strip()!r}, "
+            "and does not write it for add_generation_prompt: the policy would have to sample it. "
+            "Mend the template, or set model.chat_template to 'tulu'."
+        )
 
 
 def _render(

@@ -14,6 +14,13 @@ from cameleer.data.sources import is_local
 from cameleer.errors import CameleerError
 from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Ladder, Recipe
+from cameleer.train.guards import (
+    checkpoint_bytes,
+    count_parameters,
+    notices,
+    refuse_full_disk,
+    refuse_output,
+)
 
 
 class NotCheckedError(Exception):
@@ -92,9 +99,21 @@ def _output(recipe: Recipe) -> str:
 
     require_sinks(recipe.output.sinks)
     directory = recipe.directory
+    refuse_output(directory)
     if directory.exists() and any(directory.iterdir()):
         return f"{directory} exists already: run needs --resume, or another --name"
     return f"{directory}"
+
+
+def _disk(recipe: Recipe) -> str:
+    from cameleer.models.load import load_config
+    from cameleer.train.session import resolve
+
+    _need_model(recipe)
+    with quiet_libraries():
+        num_parameters = count_parameters(load_config(resolve(recipe.model.source)))
+    refuse_full_disk(recipe, num_parameters)
+    return f"room for checkpoints of {checkpoint_bytes(recipe, num_parameters) / 1e9:,.2f} GB"
 
 
 def _device(recipe: Recipe) -> str:
@@ -131,12 +150,13 @@ def _data(recipe: Recipe) -> str:
         return _data_without_tokenizer(recipe)
     with quiet_libraries():
         inputs = read_inputs(recipe)
+    told = "".join(f"\n      note: {notice}" for notice in notices(recipe, inputs.longest))
     if not recipe.rollout:
-        return f"{len(inputs.examples):,} examples"
+        return f"{len(inputs.examples):,} examples{told}"
     longest = max(len(p.tokens) for p in inputs.prompts.prompts)
     return (
         f"{len(inputs.prompts.prompts):,} prompts, the longest of {longest:,} tokens; "
-        f"{inputs.prompts.too_long:,} dropped as too long"
+        f"{inputs.prompts.too_long:,} dropped as too long{told}"
     )
 
 
@@ -161,6 +181,7 @@ _CHECKS: dict[str, Callable[[Recipe], str]] = {
     "device": _device,
     "output": _output,
     "model": _model,
+    "disk": _disk,
     "data": _data,
 }
 

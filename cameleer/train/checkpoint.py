@@ -57,9 +57,7 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     reached("checkpoint/renamed")
-    if keep_last:
-        for old in sorted(steps(root))[:-keep_last]:
-            shutil.rmtree(root / f"step_{old}")
+    _prune(root, keep_last)
     reached("checkpoint/pruned")
     return final
 
@@ -95,19 +93,25 @@ def exists(root: Path) -> bool:
     return bool(steps(root))
 
 
-def cut(root: Path, step: int) -> None:
-    """Delete what lies beyond a step, all of it incomplete, and what a crash left half written."""
+def cut(root: Path, step: int, *, keep_last: int) -> None:
+    """Finish what a crash interrupted: drop what is half written, beyond a step, or too old."""
     for later in steps(root):
         if later > step:
             shutil.rmtree(root / f"step_{later}")
     for partial in root.glob(".step_*.partial"):
         shutil.rmtree(partial)
+    _prune(root, keep_last)
 
 
 def steps(root: Path) -> list[int]:
     """Steps that a checkpoint was saved after, whole or not, in no order."""
     names = [path.name.removeprefix("step_") for path in root.glob("step_*") if path.is_dir()]
     return [int(name) for name in names if name.isdecimal()]
+
+
+def _prune(root: Path, keep_last: int) -> None:
+    for old in sorted(steps(root))[:-keep_last] if keep_last else ():
+        shutil.rmtree(root / f"step_{old}")
 
 
 def _damage(path: Path, expected: dict[str, list[int]]) -> str:

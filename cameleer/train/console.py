@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cameleer.log import console
 from cameleer.train import ranks
+from cameleer.train.metric_docs import out_of_range
 
 _SHOWN = (
     ("loss", "loss", ".4f"),
@@ -25,12 +26,18 @@ _SHOWN = (
 
 
 def step_line(step: int, num_steps: int, metrics: dict[str, float]) -> str:
-    """One line, with rich's markup. It reads the same in a log file."""
+    """One line, with rich's markup. It reads the same in a log file.
+
+    Numbers out of their healthy range (docs/metrics.md) are marked with ``!``, and those that the
+    line does not show are named at its end.
+    """
+    left = out_of_range(metrics)
     parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
     for label, key, form in _SHOWN:
         # The policy loss of reinforcement learning says nothing about progress.
         if key in metrics and not (key == "loss" and "verifiable_rate" in metrics):
-            parts.append(f"{label} {metrics[key]:{form}}")
+            shown = f"{label} {metrics[key]:{form}}"
+            parts.append(f"[yellow]{shown}![/]" if key in left else shown)
     if "time/step" in metrics:
         phases = ", ".join(
             f"{name} {metrics[f'time/{name}']:.1f}"
@@ -42,7 +49,17 @@ def step_line(step: int, num_steps: int, metrics: dict[str, float]) -> str:
         parts.append(f"[yellow]undecided {metrics['status/undecided']:.0f}[/]")
     if "heldout/accuracy" in metrics:
         parts.append(f"[bold]held-out {metrics['heldout/accuracy']:.3f}[/]")
+    shown_keys = {"status/undecided", *(key for _, key, _ in _SHOWN)}
+    others = [f"{key} {metrics[key]:.3g}!" for key in left if key not in shown_keys]
+    if others:
+        parts.append(f"[yellow]{'  '.join(others)}[/]")
     return "  ".join(parts)
+
+
+def warn(text: str) -> None:
+    """Say once what does not end the run and should be looked at."""
+    if ranks.is_main():
+        console.print(f"[yellow]warning[/] {escape(text)}")
 
 
 def tail(text: str, width: int = 160) -> str:

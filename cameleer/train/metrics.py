@@ -1,4 +1,4 @@
-"""What a step is judged by, from its groups and its batch. Docs: README, "What a run leaves"."""
+"""What a step is judged by, from its groups and its batch. Docs: docs/metrics.md."""
 
 from __future__ import annotations
 
@@ -43,14 +43,30 @@ def rollout_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]:
     return found
 
 
-def batch_metrics(batch: Batch) -> dict[str, float]:
-    """How far the engine's log-probabilities are from the learner's, on the sampled tokens."""
+def engine_metrics(batch: Batch, version: int | None = None) -> dict[str, float]:
+    """How far the engine's log-probabilities are from the learner's, on the sampled tokens.
+
+    Args:
+        version: Only tokens that the weights of this version sampled are compared; None compares
+            all. Of older weights the policies differ, and nothing need be wrong. Where no tokens
+            are left there are no metrics.
+    """
     if batch.old_logprobs_N is None or batch.sampler_logprobs_N is None:
         return {}
-    gap = (batch.old_logprobs_N - batch.sampler_logprobs_N)[batch.mask_N].abs()
+    mask_N = batch.mask_N
+    if version is not None and batch.version_N is not None:
+        mask_N = mask_N & (batch.version_N == version)
+    if not mask_N.any():
+        return {}
+    log_ratio = (batch.old_logprobs_N - batch.sampler_logprobs_N)[mask_N].double()
+    gap = log_ratio.abs()
     return {
         "engine/logprob_difference_mean": float(gap.mean()),
         "engine/logprob_difference_max": float(gap.max()),
+        # k3 of http://joschu.net/blog/kl-approx.html, of tokens that the engine sampled.
+        "engine/kl": float((log_ratio.expm1() - log_ratio).mean()),
+        "engine/ratio": float(log_ratio.exp().mean()),
+        "engine/probability_error": float(gap.exp().mean()),
     }
 
 

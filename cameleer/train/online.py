@@ -13,7 +13,7 @@ from cameleer.data.prompts import order
 from cameleer.errors import TrainingError
 from cameleer.train.collect import Clock, assemble, collect
 from cameleer.train.learner import Sums
-from cameleer.train.metrics import batch_metrics, rollout_metrics
+from cameleer.train.metrics import rollout_metrics
 from cameleer.train.run import Run
 from cameleer.train.session import Session
 from cameleer.types import Group, Prompt
@@ -63,7 +63,7 @@ def execute(session: Session, step: int, groups: Sequence[Group], clock: Clock) 
     Raises TrainingError where no completion reached a verdict, or an update failed.
     """
     recipe, algorithm = session.recipe, session.recipe.algorithm
-    batch, sums = assemble(groups, recipe.reward), Sums()
+    batch, sums, version = assemble(groups, recipe.reward), Sums(), session.learner.version
     assert batch.scored_B is not None
     if not batch.scored_B.any():
         verdicts = [s for g in groups for several in g.scores for s in several]
@@ -78,6 +78,8 @@ def execute(session: Session, step: int, groups: Sequence[Group], clock: Clock) 
         for name in algorithm.needs:
             if name != "old" or needs_old:
                 batch = session.learner.score(name, batch)
+        if needs_old:
+            engine = session.compare_engine(step, groups, batch, version)
     batch = algorithm.advantages(batch)
     session.keep_rollouts(step, groups, batch)
     normalize = Normalize.parse(recipe.normalize)
@@ -90,8 +92,9 @@ def execute(session: Session, step: int, groups: Sequence[Group], clock: Clock) 
                 logprobs_N = session.update(step, replace(minibatch, weights_N=weights_N), sums)
     if not needs_old:
         batch = replace(batch, old_logprobs_N=logprobs_N)
+        engine = session.compare_engine(step, groups, batch, version)
     session.engine.load(version=session.learner.version)
-    return {**rollout_metrics(groups, batch), **sums.means(), **batch_metrics(batch)}
+    return {**rollout_metrics(groups, batch), **sums.means(), **engine}
 
 
 def step_prompts(prompts: tuple[Prompt, ...], count: int, seed: int, step: int) -> list[Prompt]:

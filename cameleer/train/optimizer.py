@@ -73,6 +73,14 @@ class MasterAdamW:
             if module is not master:
                 module.copy_(master)
 
+    def drop_gradients(self) -> None:
+        """Forget the gradients gathered so far."""
+        self._adam.zero_grad(set_to_none=True)
+
+    def missing_state_bytes(self) -> int:
+        """Of the two moments, which do not exist before the first step."""
+        return 0 if self._adam.state else sum(8 * master.numel() for master in self.masters)
+
     def tensors(self) -> dict[str, Tensor]:
         """Moments by name, and master weights where the module holds only their rounding."""
         found: dict[str, Tensor] = {}

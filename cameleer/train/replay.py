@@ -17,7 +17,7 @@ from cameleer.train.run import refuse_changes
 from cameleer.train.session import Session
 from cameleer.types import Group
 
-_NOT_REPLAYED = ("time/", "throughput/", "heldout/", "parity/")
+_NOT_REPLAYED = ("time/", "throughput/", "heldout/", "engine/drift")
 _FIRST = ("loss", "optim/grad_norm")
 """Metrics that are told by name; of all others, the first that differs."""
 

@@ -13,17 +13,22 @@ from torch import Tensor
 
 from cameleer.batch import Batch
 from cameleer.errors import RunError, TrainingError
-from cameleer.log import console
+from cameleer.log import console, quiet_libraries
+from cameleer.models.load import load_config
 from cameleer.recipe import Recipe, to_json
 from cameleer.rollout.engine import Request
 from cameleer.train import checkpoint, ranks, rollouts
-from cameleer.train.console import progress, step_line, tail
+from cameleer.train.console import progress, step_line, tail, warn
 from cameleer.train.files import locked, make_directory, reached, read_json, unwritable, write_json
+from cameleer.train.guards import count_parameters, notices, refuse_full_disk, refuse_output
 from cameleer.train.heldout import heldout_accuracy
 from cameleer.train.learner import Sums
+from cameleer.train.parity import Gap, Parity
+from cameleer.train.probe import probe, worth_probing
 from cameleer.train.recorder import Recorder, environment
-from cameleer.train.session import MAY_CHANGE, Session, fingerprint
+from cameleer.train.session import MAY_CHANGE, Session, check_device, fingerprint, resolve
 from cameleer.train.sinks import require_sinks
+from cameleer.train.watch import Watch
 from cameleer.types import Group
 
 _NUM_SAMPLES = 2
@@ -56,8 +61,20 @@ class Run(Session):
         self._check_directory(recipe, resume)
         # No rank may make the directory before all have found it absent.
         ranks.barrier()
+        check_device(recipe)
         require_sinks(recipe.output.sinks)
+        refuse_output(recipe.directory)
+        with quiet_libraries():
+            num_parameters = count_parameters(load_config(resolve(recipe.model.source)))
+        refuse_full_disk(recipe, num_parameters, resume=resume)
         super().__init__(recipe)
+        self.parity = Parity(
+            self.learner,
+            self.sampling.temperature,
+            warn,
+            on_policy=not (recipe.rollout and recipe.rollout.max_staleness),
+        )
+        self._watch = Watch(recipe)
         self.first_step = 1
         self._resumes = resume
         self._identity = self.identity()
@@ -66,20 +83,27 @@ class Run(Session):
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        directory = self.recipe.directory
         with contextlib.ExitStack() as opening:
-            # Before the directory is made: verifiers that cannot start leave none behind.
+            # Before the directory is made: what cannot start leaves none behind.
             opening.enter_context(self.pool)
+            ranks.barrier()
+            if self._resumes:
+                if ranks.is_main():
+                    opening.enter_context(locked(directory))
+                ranks.barrier()
+                self._resume()
+            self._probe()
+            gap = self._compare()
             ranks.barrier()
             if ranks.is_main():
                 if not self._resumes:
                     self._make_directory()
-                opening.enter_context(locked(self.recipe.directory))
-            ranks.barrier()
-            if self._resumes:
-                self._resume()
-            ranks.barrier()
-            if ranks.is_main():
+                    opening.enter_context(locked(directory))
                 opening.enter_context(self._recorder())
+                if gap:
+                    gap.append(directory / "parity.jsonl", self.first_step - 1)
+                    console.print(f"engine and learner agree: {gap}")
             self._open = opening.pop_all()
         return self
 
@@ -109,6 +133,12 @@ class Run(Session):
         if ranks.is_main():
             self.recorder.rollouts(step, groups, batch)
 
+    def compare_engine(
+        self, step: int, groups: Sequence[Group], batch: Batch, version: int
+    ) -> dict[str, float]:
+        """The same, with a warning when they drift apart."""
+        return self.parity.step(step, groups, batch, version)
+
     def update(self, step: int, minibatch: Batch, sums: Sums) -> Tensor:
         """One optimizer step. The minibatch of one that fails is kept for `cameleer replay`."""
         try:
@@ -131,6 +161,8 @@ class Run(Session):
         if last or (every and step % every == 0):
             metrics = {**metrics, **self._heldout()}
         self._log(step, metrics)
+        for warning in self._watch.step(step, metrics):
+            warn(warning)
         if output.sample_every and (last or step % output.sample_every == 0):
             self._show_samples(step)
         if last or step % output.save_every == 0:
@@ -189,13 +221,31 @@ class Run(Session):
         reached("resume/restored")
         ranks.barrier()
         if ranks.is_main():
-            checkpoint.cut(root, self.first_step - 1)
+            checkpoint.cut(root, self.first_step - 1, keep_last=self.recipe.output.keep_last)
             reached("resume/checkpoints")
             where = f"after step {self.first_step - 1}"
             if self.first_step == 1:
                 where = "from its start: it stopped before the first checkpoint"
             console.print(f"resuming {self.recipe.name} {where}")
             _warn_of_other_versions(manifest)
+
+    def _probe(self) -> None:
+        """Raises TrainingError where the longest batch would run out of memory."""
+        longest, answer = self.inputs.longest, self.inputs.longest_answer
+        for notice in notices(self.recipe, longest):
+            warn(notice)
+        size = sum(p.numel() for p in self.learner.model.parameters())
+        if self.first_step <= self.recipe.num_steps and worth_probing(self.recipe, size, longest):
+            probe(self.recipe, self.engine, self.learner, longest, answer)
+
+    def _compare(self) -> Gap | None:
+        """Raises TrainingError where the engine does not sample from the learner's policy."""
+        rollout, seed = self.recipe.rollout, self.recipe.seed
+        if rollout is None or self.first_step > self.recipe.num_steps:
+            return None
+        return self.parity.start(
+            self.engine, self.prompts, max_tokens=rollout.max_tokens, seed=seed
+        )
 
     @contextlib.contextmanager
     def _recorder(self) -> Iterator[None]:

@@ -25,7 +25,9 @@ from cameleer.recipe import Recipe, to_json
 from cameleer.rollout.engine import RolloutEngine, Sampling
 from cameleer.rollout.torch_engine import TorchEngine
 from cameleer.train import ranks, rollouts
+from cameleer.train.guards import refuse_overlap
 from cameleer.train.learner import Sums
+from cameleer.train.metrics import engine_metrics
 from cameleer.train.optimizer import MasterAdamW
 from cameleer.train.torch_learner import TorchLearner
 from cameleer.types import Group
@@ -47,6 +49,10 @@ class Inputs:
     prompts: Prompts
     examples: list[Example]
     heldout: Prompts
+    longest: int
+    """Tokens of the longest sequence that the run can meet."""
+    longest_answer: int
+    """Those of them that are sampled or trained."""
 
 
 def resolve(source: str) -> str:
@@ -96,7 +102,9 @@ def read_inputs(recipe: Recipe) -> Inputs:
             f"The longest sequence has {longest} tokens, and {source} attends to the last "
             f"{sliding} only, which is not implemented. Lower max_prompt_tokens or max_tokens."
         )
-    return Inputs(tokenizer, config, prompts, examples, heldout)
+    refuse_overlap(prompts, examples, heldout)
+    answer = answer or max(sum(e.mask) for e in examples)
+    return Inputs(tokenizer, config, prompts, examples, heldout, longest, answer)
 
 
 class Session:
@@ -105,7 +113,7 @@ class Session:
     def __init__(self, recipe: Recipe) -> None:
         recipe.validate()
         self.recipe = recipe
-        _check_device(recipe)
+        check_device(recipe)
         torch.set_num_threads(recipe.runtime.num_threads)
         with quiet_libraries():
             self.inputs = read_inputs(recipe)
@@ -185,6 +193,13 @@ class Session:
     def keep_rollouts(self, step: int, groups: Sequence[Group], batch: Batch) -> None:
         """Where a run writes a step's completions down before the update. A session does not."""
 
+    def compare_engine(
+        self, step: int, groups: Sequence[Group], batch: Batch, version: int
+    ) -> dict[str, float]:
+        """How far the engine was from the learner of a version, on the tokens of a step."""
+        assert self.recipe.rollout is not None
+        return engine_metrics(batch, version if self.recipe.rollout.max_staleness else None)
+
     def update(self, step: int, minibatch: Batch, sums: Sums) -> Tensor:
         """One optimizer step. Returns the log-probabilities that it was made from, [N].
 
@@ -240,7 +255,8 @@ def _checked_prompts(
     return found
 
 
-def _check_device(recipe: Recipe) -> None:
+def check_device(recipe: Recipe) -> None:
+    """Raises RecipeError for a CUDA device that is not there."""
     if recipe.runtime.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError(
             "runtime.device is 'cuda', and torch finds no CUDA device here. Set --runtime.device "

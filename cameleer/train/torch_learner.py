@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from cameleer.algorithms import Algorithm
 from cameleer.batch import Batch
 from cameleer.log import quiet_libraries
+from cameleer.models.export import foreign_names, verify_export
 from cameleer.models.load import load_model, weights_hash
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.train import ranks
+from cameleer.train.console import warn
 from cameleer.train.files import reached
 from cameleer.train.learner import Sums
 from cameleer.train.optimizer import MasterAdamW
@@ -61,11 +63,24 @@ class TorchLearner:
         self._policy_hash = weights_hash(model)
         self._reference_hash = weights_hash(self._reference) if self._reference else None
         self._device = next(model.parameters()).device
+        self._export_verified = False
 
     @property
     def reference(self) -> nn.Module | None:
         """The frozen policy that the KL penalty holds on to."""
         return self._reference
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def drop_gradients(self) -> None:
+        """Forget what `forward_backward` has added up."""
+        self._optimizer.drop_gradients()
+
+    def missing_state_bytes(self) -> int:
+        """What the optimizer will allocate at its first step."""
+        return self._optimizer.missing_state_bytes()
 
     def identity(self) -> dict[str, Any]:
         return {"policy": self._policy_hash, "reference": self._reference_hash}
@@ -119,6 +134,17 @@ class TorchLearner:
         with quiet_libraries():
             self.model.save_pretrained(directory / "model")  # type: ignore[operator]
             self.tokenizer.save_pretrained(directory / "model")
+            if not self._export_verified:
+                # Names and tensors are the same at every later save.
+                verify_export(self.model, directory / "model", dtype_name(self.model))
+                foreign = foreign_names(directory / "model", str(self.model.name_or_path))
+                if foreign:
+                    warn(
+                        f"{len(foreign)} tensors of the export have names that the checkpoint it "
+                        f"started from does not have, {foreign[0]} among them. Other engines may "
+                        "not load it."
+                    )
+                self._export_verified = True
         reached("checkpoint/model")
         tensors = {k: v.cpu().contiguous() for k, v in self._optimizer.tensors().items()}
         save_file(tensors, directory / _STATE, metadata={"version": str(self.version)})

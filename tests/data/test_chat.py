@@ -159,3 +159,44 @@ def test_a_template_that_ends_turns_with_another_token_is_refused(tokenizer: Any
     tokenizer.chat_template = CHATML.replace("<eos>", "<|im_end|>")
     with pytest.raises(ModelError, match="without the end-of-sequence token of its tokenizer, '<e"):
         with_template(tokenizer, "tokenizer", "tiny")
+
+
+def test_a_template_that_leaves_the_header_to_the_policy_is_refused(lettered: Any):
+    lettered.chat_template = CHATML.partition("{% if add_generation_prompt")[0]
+    with pytest.raises(ModelError) as error:
+        with_template(lettered, "tokenizer", "models/headless")
+    assert str(error.value).startswith(
+        "The chat template of models/headless begins an assistant's turn with "
+        "'<|im_start|>assistant', and does not write it for add_generation_prompt"
+    )
+
+
+def test_a_template_without_headers_needs_no_generation_prompt(lettered: Any):
+    lettered.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
+        "{% else %}{{ m['content'] }}<eos>{% endif %}{% endfor %}"
+    )
+    with_template(lettered, "tokenizer", "models/inst")
+    assert trained(lettered, TALK[1:]) == ["d e<eos>", "g<eos>"]
+
+
+def test_an_end_of_sequence_at_the_beginning_ends_no_turn(lettered: Any):
+    lettered.chat_template = "<eos>" + CHATML.replace("<eos>", "")
+    with pytest.raises(ModelError, match="ends an assistant's turn without the end-of-sequence"):
+        with_template(lettered, "tokenizer", "models/bos")
+
+
+def test_a_later_turn_without_its_header_is_refused(lettered: Any):
+    lettered.chat_template = CHATML.replace(
+        "<|im_start|>{{ m['role'] }}\n",
+        "{% if loop.index < 4 %}<|im_start|>{{ m['role'] }}\n{% endif %}",
+    )
+    with pytest.raises(ModelError, match=r"renders the beginning .* differently once more follows"):
+        conversation_tokens(lettered, TALK)
+
+
+def test_an_end_of_sequence_that_is_also_the_padding_is_trained(lettered: Any):
+    lettered.pad_token = lettered.eos_token
+    assert lettered.pad_token_id == lettered.eos_token_id
+    lettered.chat_template = CHATML
+    assert trained(lettered, TALK) == ["d e<eos>", "g<eos>"]

@@ -88,7 +88,7 @@ def test_a_disk_too_full_for_a_line_stops_the_run_where_it_can_go_on(
 
 def test_where_nothing_can_be_written_the_run_says_so(model: Path, tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"Cannot write to .*file/runs/sft: Not a directory"):
+    with pytest.raises(RunError, match=r"file/runs/sft cannot be written: .*Not a directory"):
         run(sft(model, tmp_path / "file" / "runs"))
 
 

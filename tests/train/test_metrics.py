@@ -10,7 +10,7 @@ from fakes import completion, group
 
 from cameleer.recipe import Reward
 from cameleer.train.collect import assemble
-from cameleer.train.metrics import batch_metrics, rollout_metrics
+from cameleer.train.metrics import engine_metrics, rollout_metrics
 from cameleer.types import Group, Score
 
 RIGHT, WRONG = Score(1.0), Score(0.0)
@@ -83,6 +83,14 @@ def test_the_engines_gap_counts_sampled_tokens_only():
     batch = assemble([group(0, [(completion(2), RIGHT), (completion(2), WRONG)])], Reward())
     # Three prompt tokens, then two at -0.5 under the sampler, of each completion.
     old_N = torch.tensor([9.0, 9.0, 9.0, -0.5, -0.7, 9.0, 9.0, 9.0, -0.4, -0.5])
-    found = batch_metrics(replace(batch, old_logprobs_N=old_N))
+    batch = replace(batch, old_logprobs_N=old_N)
+    found = engine_metrics(batch)
     assert found["engine/logprob_difference_mean"] == pytest.approx(0.3 / 4)
     assert found["engine/logprob_difference_max"] == pytest.approx(0.2)
+    # Log-ratios 0, -0.2, 0.1, 0. k3: 0, exp(-0.2) - 1 + 0.2 = 0.01873, exp(0.1) - 1.1 = 0.00517.
+    assert found["engine/kl"] == pytest.approx((0.018731 + 0.005171) / 4, abs=1e-6)
+    # (1 + 0.81873 + 1.10517 + 1) / 4, and with exp(0.2) = 1.22140 for the second.
+    assert found["engine/ratio"] == pytest.approx(0.980975, abs=1e-5)
+    assert found["engine/probability_error"] == pytest.approx(1.081643, abs=1e-5)
+    assert engine_metrics(batch, version=0) == found
+    assert engine_metrics(batch, version=1) == {}

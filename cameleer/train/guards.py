@@ -1,0 +1,124 @@
+"""What is known to go wrong, refused or told at the start, as far as it needs no training to see.
+
+`cameleer check` and `run` both come through here. Checks of single fields are in `cameleer.recipe`,
+those of checkpoints in `cameleer.models.load`, those of rows in `cameleer.data`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cameleer.data.prompts import Example, Prompts
+from cameleer.errors import DataError, RunError
+from cameleer.recipe import Recipe
+from cameleer.types import Prompt
+
+
+def refuse_overlap(prompts: Prompts, examples: Sequence[Example], heldout: Prompts) -> None:
+    """Raises DataError where a held-out question is also trained on.
+
+    Prompts are compared by their words. Of examples only ids are known: what stands before the
+    first trained token is the question.
+    """
+    trained = {_words(p) for p in prompts.prompts}
+    imitated = {example.tokens[: example.mask.index(True)] for example in examples}
+    both = [p for p in heldout.prompts if _words(p) in trained or p.tokens in imitated]
+    if both:
+        raise DataError(
+            f"{len(both):,} of {len(heldout.prompts):,} held-out questions are also in the "
+            f"training data, the first {_question(both[0])!r}: accuracy on them would measure "
+            "memory. Point heldout.sources at another split, or drop these rows from `data`."
+        )
+
+
+def refuse_output(directory: Path) -> None:
+    """Raises RunError where a run's directory could not be written."""
+    existing = _existing(directory)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{directory} cannot be written: {existing} is "
+            f"{'not a directory' if not existing.is_dir() else 'not writable'} "
+            f"({error.strerror}). Set output.directory to one that is."
+        ) from error
+
+
+def refuse_full_disk(recipe: Recipe, num_parameters: int, *, resume: bool = False) -> None:
+    """Raises RunError where the run's checkpoints would not fit beside each other.
+
+    A resumed run needs room for one more; the others it has.
+    """
+    one = checkpoint_bytes(recipe, num_parameters)
+    saves = math.ceil(recipe.num_steps / recipe.output.save_every)
+    # The oldest is deleted after the newest is complete.
+    kept = min(recipe.output.keep_last + 1, saves) if recipe.output.keep_last else saves
+    count = 1 if resume else kept
+    free = shutil.disk_usage(_existing(recipe.directory)).free
+    if count * one > free:
+        raise RunError(
+            f"{recipe.directory} needs {_gigabytes(count * one)} for {count} checkpoints of "
+            f"{_gigabytes(one)} (weights, moments of AdamW), and {_gigabytes(free)} are free. Free "
+            "some, set output.directory to a larger disk, or lower output.keep_last."
+        )
+
+
+def checkpoint_bytes(recipe: Recipe, num_parameters: int) -> int:
+    """Weights and AdamW's two moments, and float32 weights where the policy is in bfloat16."""
+    return num_parameters * (4 + 8 if recipe.model.dtype == "float32" else 2 + 4 + 8)
+
+
+def count_parameters(config: Any) -> int:
+    """Of the model that a configuration describes, without allocating it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(p.numel() for p in model.parameters())
+
+
+def notices(recipe: Recipe, longest: int) -> Iterator[str]:
+    """What works, and not as its user may think.
+
+    Args:
+        longest: Tokens of the longest sequence that the run can meet.
+    """
+    runtime = recipe.runtime
+    if longest > runtime.micro_batch_tokens:
+        yield (
+            f"The longest possible sequence has {longest:,} tokens, more than "
+            f"runtime.micro_batch_tokens={runtime.micro_batch_tokens:,}. It goes through alone, "
+            "and memory has to suffice for it."
+        )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if cores and runtime.num_threads > cores:
+        yield (
+            f"runtime.num_threads is {runtime.num_threads}, and there are {cores} cores here: "
+            "threads that share a core wait for each other."
+        )
+
+
+def _words(prompt: Prompt) -> tuple[str, ...]:
+    return tuple(message["content"] for message in prompt.messages)
+
+
+def _question(prompt: Prompt) -> str:
+    text = " ".join(prompt.messages[-1]["content"].split())
+    return text if len(text) <= 60 else text[:60] + "…"
+
+
+def _existing(path: Path) -> Path:
+    """The path, or what of it exists already."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"

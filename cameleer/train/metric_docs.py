@@ -1,0 +1,412 @@
+"""Every metric of a run: formula, unit, healthy range, what to do beyond it, its names elsewhere.
+
+docs/metrics.md is written from this table (``python -m cameleer.train.metric_docs``), and the
+console marks what has left its range. Aliases are those of TRL, verl and open-instruct for the
+same quantity, though not always for the same formula.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One key of metrics.jsonl, or several that are read together."""
+
+    key: str
+    """A trailing ``*`` stands for any rest of a key."""
+    formula: str
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    """The healthy range, both ends in it. None: no end, or none that holds for every run."""
+    advice: str = ""
+    """What to look at beyond the range, or what the number tells where it has none."""
+    trl: str = ""
+    verl: str = ""
+    open_instruct: str = ""
+
+    def healthy(self, value: float) -> bool:
+        """A number that is none is never healthy."""
+        if math.isnan(value):
+            return False
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def describes(self, key: str) -> bool:
+        return key.startswith(self.key[:-1]) if self.key.endswith("*") else key == self.key
+
+
+_EVERY_SOURCE = "The same for the prompts of one data source."
+
+METRICS = (
+    Metric(
+        key="reward/mean",
+        formula="mean of rewards over completions with a verdict",
+        unit="reward",
+        advice="Has to rise over tens of steps. If it is flat, see groups/zero_variance.",
+        trl="reward",
+        verl="critic/rewards/mean, critic/score/mean",
+    ),
+    Metric(key="reward/mean/*", formula=_EVERY_SOURCE, unit="reward"),
+    Metric(
+        key="reward/std",
+        formula="standard deviation (divided by n) of the same rewards",
+        unit="reward",
+        advice="0 means that all completions of the step earned the same: nothing was learnt.",
+        trl="reward_std",
+    ),
+    Metric(
+        key="verifiable_rate",
+        formula="share of completions with a verdict that all their checks find fully right",
+        unit="share",
+        advice="Unlike the reward, it counts a right answer that was cut off.",
+        open_instruct="objective/verifiable_correct_rate",
+    ),
+    Metric(key="verifiable_rate/*", formula=_EVERY_SOURCE, unit="share"),
+    Metric(
+        key="groups/zero_variance",
+        formula="share of groups whose scored siblings all have the same reward",
+        unit="share",
+        high=0.95,
+        advice="Such groups teach nothing. See which kind it is: all_right wants harder prompts, "
+        "all_wrong easier ones, imitation first, or a larger rollout.group_size.",
+        trl="frac_reward_zero_std",
+        verl="training/filter_groups/filtered_reward_counts",
+        open_instruct="real_batch_size_ratio (its complement)",
+    ),
+    Metric(key="groups/all_right", formula="share of groups with only right answers", unit="share"),
+    Metric(
+        key="groups/all_wrong",
+        formula="share of groups with only wrong answers",
+        unit="share",
+        high=0.9,
+        advice="The prompts are too hard for this policy: take easier ones, or imitate first.",
+    ),
+    Metric(
+        key="length/mean",
+        formula="mean tokens of a completion; in imitation, of an example with its prompt",
+        unit="tokens",
+        advice="A steady rise with a flat reward is padding; a fall to a few tokens is collapse.",
+        trl="completions/mean_length",
+        verl="response_length/mean",
+        open_instruct="val/sequence_lengths",
+    ),
+    Metric(
+        key="length/max",
+        formula="tokens of the longest completion",
+        unit="tokens",
+        trl="completions/max_length",
+        verl="response_length/max",
+    ),
+    Metric(
+        key="length/prompt_mean",
+        formula="mean tokens of a prompt, once a group",
+        unit="tokens",
+        verl="prompt_length/*",
+    ),
+    Metric(
+        key="finish/eos",
+        formula="share of completions that ended with the end-of-sequence token",
+        unit="share",
+        advice="With finish/stop and finish/length it adds up to 1.",
+        open_instruct="val/stop_rate",
+    ),
+    Metric(key="finish/stop", formula="share that ended at a stop string", unit="share"),
+    Metric(
+        key="finish/length",
+        formula="share that was cut off at rollout.max_tokens",
+        unit="share",
+        high=0.5,
+        advice="Raise rollout.max_tokens, unless answers have begun to ramble. Reward.without_eos "
+        "decides what a cut answer earns.",
+        trl="completions/clipped_ratio",
+        verl="response_length/clip_ratio",
+        open_instruct="val/stop_rate (its complement)",
+    ),
+    Metric(key="status/scored", formula="verdicts of the step", unit="count"),
+    Metric(
+        key="status/undecided",
+        formula="checks that reached no verdict: time, memory, crash",
+        unit="count",
+        high=0,
+        advice="The reasons stand in rollouts/*.parquet. Such completions teach nothing.",
+    ),
+    Metric(
+        key="status/invalid",
+        formula="checks whose ground truth cannot be used",
+        unit="count",
+        high=0,
+        advice="Mend or drop the rows; the reasons stand in rollouts/*.parquet.",
+    ),
+    Metric(
+        key="loss",
+        formula="sum over tokens of loss times weight (see `normalize`), mean over updates",
+        unit="nats in imitation",
+        advice="Falls in imitation. In reinforcement learning it says nothing about progress.",
+    ),
+    Metric(
+        key="sft/nll",
+        formula="mean over learnt tokens of -log p, whatever the recipe's `normalize`",
+        unit="nats a token",
+        advice="Falls. exp of it is the perplexity; far below that of held-out answers is learning "
+        "by heart.",
+    ),
+    Metric(
+        key="policy/entropy",
+        formula="mean over learnt tokens of -sum p log p, at the sampling temperature",
+        unit="nats a token",
+        low=0.01,
+        advice="Near 0 all siblings are alike and nothing is left to compare (axolotl warns below "
+        "0.01). A sudden rise precedes collapse. Lower the learning rate, or raise beta.",
+        trl="entropy",
+        verl="actor/entropy",
+        open_instruct="policy/entropy_avg",
+    ),
+    Metric(
+        key="policy/kl",
+        formula="mean over learnt tokens of the recipe's estimate of KL(policy || reference)",
+        unit="nats a token",
+        high=0.5,
+        advice="The policy is far from its start, where it tends to exploit the verifier: read "
+        "samples, raise beta or lower the learning rate. Tulu 3.1 ended near 28 nats a completion "
+        "of 350 to 400 tokens, 0.07 a token.",
+        trl="kl",
+        verl="actor/kl_loss",
+        open_instruct="objective/kl0..kl3_avg, loss/kl_avg",
+    ),
+    Metric(
+        key="policy/ratio",
+        formula="mean over learnt tokens of p_new / p_old, at the start of each update",
+        unit="ratio",
+        low=0.9,
+        high=1.1,
+        advice="Exactly 1 in the first update of a step. Beyond the range a step changes the "
+        "policy too much: lower the learning rate, num_epochs or num_minibatches.",
+        trl="ratio",
+        open_instruct="val/ratio",
+    ),
+    Metric(
+        key="policy/clip_fraction",
+        formula="share of learnt tokens whose ratio lies outside 1 ± clip_eps",
+        unit="share",
+        high=0.3,
+        advice="Most of the step is ignored then: lower the learning rate or num_epochs.",
+        trl="clip_ratio/region_mean",
+        verl="actor/pg_clipfrac",
+        open_instruct="policy/clipfrac_avg",
+    ),
+    Metric(
+        key="engine/logprob_difference_mean",
+        formula="mean over sampled tokens of |log p_learner - log p_engine|",
+        unit="nats",
+        high=0.1,
+        advice="The exact limit follows from dtype and the run's own floor, see engine/drift.",
+        trl="sampling/sampling_logp_difference/mean",
+        verl="training/rollout_probs_diff_mean (of probabilities)",
+        open_instruct="debug/vllm_vs_local_logprob_diff_mean",
+    ),
+    Metric(
+        key="engine/logprob_difference_max",
+        formula="largest |log p_learner - log p_engine| of a sampled token",
+        unit="nats",
+        advice="Some 1e-5 in float32. In bfloat16 single tokens can be tenths of a nat apart and "
+        "nothing is wrong; see engine/drift.",
+        trl="sampling/sampling_logp_difference/max",
+        verl="training/rollout_probs_diff_max (of probabilities)",
+        open_instruct="debug/vllm_vs_local_logprob_diff_max",
+    ),
+    Metric(
+        key="engine/kl",
+        formula="mean over sampled tokens of r - 1 - log r with r = p_learner / p_engine "
+        "(k3 of KL(engine || learner))",
+        unit="nats a token",
+        high=3e-3,
+        advice="NeMo-RL looks into what exceeds about 1e-3, which the rounding of a small model in "
+        "bfloat16 can reach by itself. See engine/drift.",
+        verl="rollout_corr/k3_kl",
+        open_instruct="debug/vllm_local_reverse_kl",
+    ),
+    Metric(
+        key="engine/ratio",
+        formula="mean over sampled tokens of p_learner / p_engine",
+        unit="ratio",
+        low=0.99,
+        high=1.01,
+        advice="1 in expectation where both are one policy, whatever they round.",
+        trl="sampling/importance_sampling_ratio/mean",
+        open_instruct="val/rho_weight",
+    ),
+    Metric(
+        key="engine/probability_error",
+        formula="mean over sampled tokens of exp |log p_learner - log p_engine|; "
+        "NeMo-RL's token_mult_prob_error",
+        unit="ratio",
+        high=1.05,
+        advice="1.00 to 1.05 is healthy (NeMo-RL). A rise of a percent means that weights do not "
+        "arrive.",
+    ),
+    Metric(
+        key="engine/drift",
+        formula="1 while the gap exceeds 1e-3 nats on a token (float32) or 1.2 times the learner's "
+        "own mean gap between decoding and forward (bfloat16)",
+        unit="0 or 1",
+        high=0,
+        advice="The warning of the first such step names the cause; parity.jsonl has the gap and "
+        "the floor of each start.",
+    ),
+    Metric(
+        key="optim/grad_norm",
+        formula="2-norm of the gradient before clipping, mean over the step's updates",
+        unit="",
+        high=100.0,
+        advice="Beyond it every update is direction only, and a spike often follows one bad batch: "
+        "look at engine/* and policy/ratio of that step. 0 means that no group had contrast.",
+        trl="grad_norm",
+        verl="actor/grad_norm",
+        open_instruct="optim/grad_norm",
+    ),
+    Metric(
+        key="optim/learning_rate",
+        formula="of the step's updates, mean",
+        unit="",
+        trl="learning_rate",
+        verl="actor/lr",
+        open_instruct="lr",
+    ),
+    Metric(
+        key="heldout/accuracy",
+        formula="share of held-out questions answered rightly, of those with a verdict",
+        unit="share",
+        advice="The number that a run is for. It should follow verifiable_rate; if it falls while "
+        "that rises, the policy learns the training prompts by heart.",
+        trl="eval_*",
+        verl="val-core/{src}/acc/mean@k",
+        open_instruct="eval/pass_at_k",
+    ),
+    Metric(key="heldout/num_prompts", formula="held-out answers with a verdict", unit="count"),
+    Metric(
+        key="heldout/undecided",
+        formula="held-out answers without a verdict",
+        unit="count",
+        high=0,
+        advice="Mend the verifier: accuracy is measured on the others.",
+    ),
+    Metric(
+        key="time/rollout",
+        formula="sampling",
+        unit="s",
+        verl="timing_s/gen",
+    ),
+    Metric(
+        key="time/verify",
+        formula="scoring completions",
+        unit="s",
+        advice="Add runtime.num_verifier_workers if it is more than a few percent of the step.",
+        verl="timing_s/reward",
+    ),
+    Metric(
+        key="time/score",
+        formula="log-probabilities of the old policy and the reference",
+        unit="s",
+        trl="forward_time_s",
+        verl="timing_s/old_log_prob, timing_s/ref",
+    ),
+    Metric(
+        key="time/update",
+        formula="forward, backward and optimizer",
+        unit="s",
+        verl="timing_s/update_actor",
+        open_instruct="time/training",
+    ),
+    Metric(
+        key="time/step",
+        formula="the step, without evaluation and saving",
+        unit="s",
+        trl="step_time",
+        verl="timing_s/step",
+        open_instruct="time/total",
+    ),
+    Metric(
+        key="throughput/tokens_per_s",
+        formula="prompt and completion tokens of the step / time/step",
+        unit="tokens/s",
+        trl="training_tok/s",
+        verl="perf/throughput (a GPU)",
+        open_instruct="learner tokens/s",
+    ),
+    Metric(
+        key="throughput/sampled_tokens_per_s",
+        formula="sampled tokens of the step / time/rollout",
+        unit="tokens/s",
+        trl="generation_tok_per_s",
+        open_instruct="val/actor_tokens_per_second",
+    ),
+)
+
+
+def find(key: str) -> Metric | None:
+    """What is known of a key: its own entry before one for many."""
+    found = [metric for metric in METRICS if metric.describes(key)]
+    return max(found, key=lambda metric: len(metric.key.rstrip("*")), default=None)
+
+
+def out_of_range(metrics: Mapping[str, float]) -> list[str]:
+    """The keys whose numbers have left the healthy range, in the order of the table."""
+    known = {key: metric for key in metrics if (metric := find(key))}
+    left = [key for key, metric in known.items() if not metric.healthy(metrics[key])]
+    return sorted(left, key=lambda key: METRICS.index(known[key]))
+
+
+def page() -> str:
+    """docs/metrics.md."""
+    parts = [_HEAD]
+    for metric in METRICS:
+        parts.append(f"## `{metric.key}`\n\n{_sentence(metric.formula)}\n\n{_facts(metric)}\n")
+    return "\n".join(parts)
+
+
+_HEAD = """# Metrics
+
+Every key of `metrics.jsonl`, one line a step. The page is written by
+`python -m cameleer.train.metric_docs` from `cameleer/train/metric_docs.py`.
+
+The console marks a number that has left its healthy range with `!`, and names the keys it does not
+show. Ranges are those of NeMo-RL, axolotl and the published Tulu 3.1 run where they state one, and
+rules of thumb otherwise: a mark asks for a look, it does not stop the run. A learnt token is a
+sampled one (in imitation, one of an assistant's turn) of a completion that reached a verdict.
+Aliases name the same quantity in other libraries; formulas can differ.
+"""
+
+
+def _facts(metric: Metric) -> str:
+    lines = []
+    if metric.unit:
+        lines.append(f"- unit: {metric.unit}")
+    lines.append(f"- healthy: {_range(metric)}")
+    if metric.advice:
+        lines.append(f"- {'otherwise' if _range(metric) != 'any' else 'note'}: {metric.advice}")
+    names = {"TRL": metric.trl, "verl": metric.verl, "open-instruct": metric.open_instruct}
+    known = [f"{library} `{name}`" for library, name in names.items() if name]
+    if known:
+        lines.append(f"- elsewhere: {'; '.join(known)}")
+    return "\n".join(lines)
+
+
+def _range(metric: Metric) -> str:
+    low, high = metric.low, metric.high
+    if low is None and high is None:
+        return "any"
+    if low is None:
+        return f"{high:g}" if high == 0 else f"up to {high:g}"
+    return f"from {low:g}" if high is None else f"{low:g} to {high:g}"
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:].rstrip(".") + "."
+
+
+if __name__ == "__main__":
+    print(page(), end="")
