@@ -70,6 +70,7 @@ def recipe(kind: str, model: Path, root: Path) -> Recipe:
         "data": (source,),
         "optim": Optim(learning_rate=1e-2),
         "num_steps": 6,
+        "runtime": Runtime(num_threads=1, num_verifier_workers=1),
         "heldout": HeldOut(sources=(replace(source, split="test"),), num_prompts=4, every=3),
         "output": Output(directory=str(root), save_every=2, keep_last=2, sample_every=2),
     }
@@ -81,7 +82,6 @@ def recipe(kind: str, model: Path, root: Path) -> Recipe:
             num_prompts=4, group_size=4, max_tokens=8, max_staleness=int(kind != "grpo0")
         ),
         verifiers={"gsm8k": Even()} | ({"math": Math()} if kind == "grpo1_workers" else {}),
-        runtime=Runtime(num_verifier_workers=1),
         num_minibatches=2,
         **common,
     )

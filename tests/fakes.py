@@ -15,7 +15,7 @@ from cameleer.data.datasets.arithmetic import vocabulary
 from cameleer.data.sources import Source
 from cameleer.log import quiet_libraries
 from cameleer.models.tiny import save_tiny_llama
-from cameleer.recipe import HeldOut, Model, Optim, Recipe, Rollout
+from cameleer.recipe import HeldOut, Model, Optim, Recipe, Rollout, Runtime
 from cameleer.recipe import Output as Files
 from cameleer.types import Check, Completion, Group, Prompt, Score
 from cameleer.verifiers.gsm8k import GSM8K
@@ -91,6 +91,9 @@ ARITHMETIC = Source(
     max_rows=64,
 )
 
+ONE_THREAD = Runtime(num_threads=1)
+"""Tests run two at a time, and a second thread has nothing to do on a model of this size."""
+
 
 def tiny_llama(directory: Path, *, seed: int = 0, max_tokens: int = 128) -> Path:
     """Two layers of width 32, with the words of the arithmetic problems."""
@@ -111,6 +114,7 @@ def sft(model: Path, root: Path, /, **changes: Any) -> Recipe:
         num_steps=4,
         batch_size=8,
         verifiers={"gsm8k": GSM8K()},
+        runtime=ONE_THREAD,
         output=Files(directory=str(root), save_every=2, sample_every=2),
     )
     return replace(recipe, **changes)
@@ -128,6 +132,7 @@ def grpo(model: Path, root: Path, /, **changes: Any) -> Recipe:
         rollout=Rollout(num_prompts=4, group_size=4, max_tokens=8),
         verifiers={"gsm8k": Even()},
         num_minibatches=2,
+        runtime=ONE_THREAD,
         output=Files(directory=str(root), save_every=2, sample_every=2),
     )
     return replace(recipe, **changes)

@@ -132,8 +132,8 @@ def test_a_checkpoint_cut_short_is_passed_over(model: Path, tmp_path: Path):
         ),
         ({"algorithm": GRPO(beta=0.0)}, "algorithm.beta=0.05, and is to go on with 0.0"),
         (
-            {"runtime": Runtime(num_threads=1)},
-            "runtime.num_threads=2, and is to go on with 1",
+            {"runtime": Runtime(num_threads=2)},
+            "runtime.num_threads=1, and is to go on with 2",
         ),
     ],
 )
