@@ -71,7 +71,7 @@ def smollm2_135m_sft_grpo() -> Ladder:
         data=(replace(questions, skip_rows=half),),
         verifiers={"gsm8k": GSM8K()},
         optim=Optim(learning_rate=5e-6, weight_decay=0.0),
-        num_steps=100,
+        num_steps=150,
         rollout=Rollout(
             num_prompts=64, group_size=16, max_tokens=320, max_prompt_tokens=512, num_slots=1_024
         ),
