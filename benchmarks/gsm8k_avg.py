@@ -2,7 +2,9 @@
 
     python benchmarks/gsm8k_avg.py answer MODEL --questions test.jsonl --out after.json
     python benchmarks/gsm8k_avg.py compare before.json after.json
+    python benchmarks/gsm8k_avg.py keep half.jsonl half.json --out kept.jsonl
 
+`keep` writes the questions that some answers get right and others wrong: GRPO learns from those.
 `compare` is paired: it draws questions anew, 10,000 times, and takes both models' answers to each.
 """
 
@@ -92,6 +94,16 @@ def compare(asked: argparse.Namespace) -> None:
         )
 
 
+def keep(asked: argparse.Namespace) -> None:
+    """Questions between never and always right."""
+    rows = Path(asked.questions).read_text(encoding="utf-8").splitlines()
+    found = json.loads(Path(asked.answers).read_text())
+    rates = np.array(found["sampled"]["right"]).mean(1)
+    chosen = [row for row, rate in zip(rows, rates, strict=True) if 0 < rate < 1]
+    Path(asked.out).write_text("".join(row + "\n" for row in chosen), encoding="utf-8")
+    print(f"kept {len(chosen):,} of {len(rows):,} questions, all of them {rates.mean():.2%} right")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(required=True)
@@ -109,6 +121,11 @@ def main() -> None:
     command.add_argument("before")
     command.add_argument("after")
     command.set_defaults(run=compare)
+    command = commands.add_parser("keep")
+    command.add_argument("questions", help="the .jsonl file that was answered")
+    command.add_argument("answers", help="what `answer` wrote")
+    command.add_argument("--out", required=True)
+    command.set_defaults(run=keep)
     asked = parser.parse_args()
     began = time.perf_counter()
     asked.run(asked)

@@ -56,13 +56,13 @@ def smollm2_135m_sft_grpo() -> Ladder:
         algorithm=SFT(),
         data=(replace(questions, max_rows=half),),
         verifiers={"gsm8k": GSM8K()},
-        optim=Optim(learning_rate=1e-4, weight_decay=0.0, warmup_steps=20),
-        num_steps=234,  # Four passes over the half.
+        optim=Optim(learning_rate=2e-4, weight_decay=0.0, warmup_steps=20),
+        num_steps=468,  # Eight passes over the half.
         batch_size=64,
         max_tokens=512,
         heldout=heldout,
         runtime=Runtime(device="cuda", micro_batch_tokens=16_384),
-        output=Output(save_every=1_000, keep_last=1, log_every=20, sample_every=0),
+        output=Output(save_every=1_000, keep_last=1, log_every=40, sample_every=0),
     )
     grpo = Recipe(
         name="grpo",
@@ -70,10 +70,10 @@ def smollm2_135m_sft_grpo() -> Ladder:
         algorithm=GRPO(beta=0.0),
         data=(replace(questions, skip_rows=half),),
         verifiers={"gsm8k": GSM8K()},
-        optim=Optim(learning_rate=5e-6, weight_decay=0.0),
+        optim=Optim(learning_rate=1.5e-5, weight_decay=0.0),
         num_steps=150,
         rollout=Rollout(
-            num_prompts=64, group_size=16, max_tokens=320, max_prompt_tokens=512, num_slots=1_024
+            num_prompts=64, group_size=16, max_tokens=256, max_prompt_tokens=512, num_slots=1_024
         ),
         num_minibatches=2,
         heldout=replace(heldout, every=20),

@@ -55,6 +55,19 @@ def test_the_first_so_many_rows_are_read_and_no_further(tmp_path: Path):
     assert "rows.jsonl:3" in error_of(path, max_rows=3)
 
 
+def test_skipped_rows_are_those_that_another_stage_takes(tmp_path: Path):
+    rows = [{**ROW, "n": n} for n in range(5)]
+    path = str(written(tmp_path / "rows.jsonl", *rows))
+    first, second = (
+        [row.fields["n"] for row in read_rows(Source(path=path, **part))]
+        for part in ({"max_rows": 2}, {"skip_rows": 2})
+    )
+    assert (first, second) == ([0, 1], [2, 3, 4])
+    both = read_rows(Source(path=path, skip_rows=1, max_rows=2))
+    assert [row.origin.rpartition(":")[2] for row in both] == ["2", "3"]
+    assert "rows.jsonl has no rows after the first 5." in error_of(Path(path), skip_rows=5)
+
+
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
 def test_a_line_that_is_not_json_is_named_with_its_column(name: str, tmp_path: Path):
     path = written(tmp_path / name, ROW, '{"messages": [}')

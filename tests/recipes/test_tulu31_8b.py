@@ -48,6 +48,7 @@ def card() -> Recipe:
         ("rollout.stop", ()),
         ("num_steps", 1920),
         ("num_minibatches", 2),
+        ("rollout.max_staleness", 1),
         ("num_epochs", 1),
         ("split", "sequence"),
         ("normalize", "micro_batch(2)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,6 +12,7 @@ from fakes import Breaks, Explodes, Says, completion, group, grpo, held_out, one
 from safetensors.torch import load_file
 
 from cameleer.algorithms.grpo import GRPO
+from cameleer.batch import Batch
 from cameleer.distributed.launch import run
 from cameleer.errors import TrainingError
 from cameleer.recipe import Optim, Reward, Rollout
@@ -19,6 +21,7 @@ from cameleer.train import rollouts
 from cameleer.train.collect import assemble
 from cameleer.train.online import minibatches, step_prompts, train_online
 from cameleer.train.run import Run
+from cameleer.train.torch_learner import TorchLearner
 from cameleer.types import Score
 
 
@@ -203,3 +206,39 @@ def test_a_pass_through_the_prompts_repeats_none_and_the_next_has_another_order(
     assert sorted(ids[:6]) == sorted(ids[6:]) == [p.id for p in prompts]
     assert ids[:6] != ids[6:]
     assert [p.id for p in step_prompts(prompts, 3, seed=1, step=2)] == ids[3:6]
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_groups_are_sampled_so_many_steps_before_their_update(
+    model: Path, tmp_path: Path, staleness: int
+):
+    recipe = grpo(model, tmp_path, num_steps=5, num_minibatches=2)
+    assert recipe.rollout is not None
+    recipe = replace(recipe, rollout=replace(recipe.rollout, max_staleness=staleness))
+    (directory,) = run(recipe)
+    found = [
+        set(pq.read_table(rollouts.path_of(directory, step))["version"].to_pylist())
+        for step in range(1, 6)
+    ]
+    # Two updates a step: step 4 is sampled after the updates of step 3 - staleness.
+    assert found == [{2 * max(0, step - 1 - staleness)} for step in range(1, 6)]
+
+
+def test_a_step_of_one_update_scores_nothing_and_comes_to_the_same(model: Path, tmp_path: Path):
+    asked: list[str] = []
+
+    class Counted(TorchLearner):
+        def score(self, name: str, batch: Batch) -> Batch:
+            asked.append(name)
+            return super().score(name, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cameleer.train.session.TorchLearner", Counted)
+        one = grpo(model, tmp_path, algorithm=GRPO(beta=0.0), num_minibatches=1, num_steps=2)
+        (directory,) = run(one)
+    # The gate before the first step compares engine and learner once.
+    assert asked == ["old"]
+    line = next(m for m in read_metrics(directory) if m["step"] == 2)
+    # The ratio of a policy to itself.
+    assert line["policy/ratio"] == 1.0 and line["policy/clip_fraction"] == 0.0
+    assert line["engine/logprob_difference_max"] < 1e-4
