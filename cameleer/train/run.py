@@ -211,9 +211,9 @@ class Run(Session):
         found = ranks.gather(checkpoint.latest(root) if looks else None)[0]
         if found is not None:
             path, state = found
-            if state["run"] != self._identity["run"]:
+            if state.get("run") != self._identity["run"]:
                 raise RunError(
-                    f"{path} is a checkpoint of another run ({state['run']}, and this one is "
+                    f"{path} is a checkpoint of another run ({state.get('run')}, and this one is "
                     f"{self._identity['run']}). Move it out of {root}, and resume again."
                 )
             self.restore(path)
