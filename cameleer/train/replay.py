@@ -83,7 +83,7 @@ def report(directory: Path, step: int, findings: Sequence[Finding]) -> int:
     console.print(f"[bold]{directory}[/], step {step}")
     mark = {True: "[green]same   [/]", False: "[red]differs[/]", None: "[yellow]--     [/]"}
     for finding in findings:
-        console.print(f"  {mark[finding.same]}  {finding.what:<13} ", end="")
+        console.print(f"  {mark[finding.same]}  {finding.what:<15}  ", end="")
         console.print(finding.detail, markup=False)
     different = [finding.what for finding in findings if finding.same is False]
     console.print(
