@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cameleer.batch import Batch
 from cameleer.distributed.launch import run
+from cameleer.errors import TrainingError
 from cameleer.models import attention
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.recipe import Runtime
@@ -165,3 +166,16 @@ def test_weights_that_change_in_place_are_those_a_graph_decodes_with():
     )
     assert [c.tokens for c in after] == [c.tokens for c in fresh]
     assert [c.tokens for c in after] != [c.tokens for c in before]
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_anything_is_trained(tmp_path: Path):
+    runtime = Runtime(device="cuda", micro_batch_tokens=2_000_000)
+    recipe = grpo(tiny_llama(tmp_path / "model"), tmp_path, runtime=runtime)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.01)
+    try:
+        with pytest.raises(TrainingError, match=r"in the learner: .* Lower runtime\.micro_batch"):
+            run(recipe)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert not recipe.directory.exists()
