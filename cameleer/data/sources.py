@@ -73,7 +73,7 @@ def read_rows(source: Source) -> list[Row]:
             "used as they are. Only gsm8k and math have worked examples to put before a question."
         )
     end = None if source.max_rows is None else source.skip_rows + source.max_rows
-    rows = list(itertools.islice(_rows(source), source.skip_rows, end))
+    rows = list(itertools.islice(rows_of(source), source.skip_rows, end))
     if not rows:
         left = f" after the first {source.skip_rows:,}" if source.skip_rows else ""
         raise DataError(f"{source.path} has no rows{left}. Training needs at least one.")
@@ -95,7 +95,8 @@ def is_local(path: str) -> bool:
     return ":" in path or Path(path).exists() or _looks_like_a_file(path)
 
 
-def _rows(source: Source) -> Iterator[Row]:
+def rows_of(source: Source) -> Iterator[Row]:
+    """All rows of a source as they are: format, skip_rows and max_rows are the caller's."""
     path = Path(source.path).expanduser()
     if path.is_file():
         return rows_of_file(path)

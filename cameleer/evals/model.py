@@ -1,0 +1,67 @@
+"""What the runner asks of a model, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from cameleer.evals.base import Instance
+from cameleer.types import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One answer to generate: the instance, and which of its samples."""
+
+    instance: Instance
+    sample: int
+    max_tokens: int
+    stop: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model said, its stop string not included."""
+
+    text: str
+    num_tokens: int
+    """Tokens generated, those of a stop string included."""
+    finish_reason: FinishReason
+    """`length` is a truncated answer."""
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Something that answers: our own engine, or an endpoint."""
+
+    name: str
+    """A directory, hub id or model name, for people."""
+    context: int | None
+    """Tokens of prompt and answer together. None where nobody says; then the model itself refuses
+    what is too long."""
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from another, such as a hash of its weights. Stored, compared."""
+
+    def prompt(self, instance: Instance) -> tuple[str, int | None]:
+        """The prompt as the model reads it, and its length in tokens where it can be known.
+
+        Raises ModelError where the model cannot read it: messages without a chat template.
+        """
+
+    def generate(
+        self,
+        questions: Sequence[Question],
+        done: Callable[[int, Answer], None],
+        *,
+        temperature: float,
+        seed: int,
+    ) -> None:
+        """Answer all questions, in any order; `done` gets each one's index once it is answered.
+
+        Raises ModelError where some cannot be answered; those that were stay with `done`.
+        """
+
+    def loglikelihoods(self, instance: Instance) -> list[float]:
+        """Summed log-probability of each of the instance's choices after its prompt, in nats."""
