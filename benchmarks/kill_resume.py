@@ -38,7 +38,7 @@ from cameleer.distributed.launch import run
 from cameleer.log import quiet_libraries
 from cameleer.models.tiny import save_tiny_llama
 from cameleer.recipe import HeldOut, Model, Optim, Output, Recipe, Rollout, Runtime
-from cameleer.train import files
+from cameleer import files
 from cameleer.types import Score
 from cameleer.verifiers.math import Math
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cameleer"
 
 ORDER = (
     ("errors", "types"),
-    ("log",),
+    ("log", "files"),
     ("batch",),
     ("data",),
     ("models",),
@@ -37,7 +37,7 @@ EXCEPTIONS = {
 }
 """Rooms that may import less than their place would allow."""
 
-NO_TORCH = {"types", "errors", "log", "data", "verifiers", "report", "verify"}
+NO_TORCH = {"types", "errors", "log", "files", "data", "verifiers", "report", "verify"}
 """Rooms that name no torch at the head of a module: workers and the command line import them."""
 
 

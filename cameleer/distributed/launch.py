@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 
 from cameleer.errors import RunError
+from cameleer.files import make_directory, read_json, unwritable, write_json
 from cameleer.log import console
 from cameleer.recipe import Ladder, Recipe, to_json
 from cameleer.train import checkpoint, ranks
-from cameleer.train.files import make_directory, read_json, unwritable, write_json
 from cameleer.train.offline import train_offline
 from cameleer.train.online import train_online
 from cameleer.train.run import Run, refuse_changes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -28,6 +28,10 @@ class Request:
     prompt_id: str
     tokens: tuple[int, ...]
     sample: int = 0
+    max_tokens: int | None = None
+    """Ends this completion before the sampling's limit does."""
+    stop: tuple[str, ...] = ()
+    """Strings that end this completion besides the sampling's."""
 
 
 @runtime_checkable
@@ -38,9 +42,17 @@ class RolloutEngine(Protocol):
     """Optimizer steps behind those weights."""
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, seed: int, step: int
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        seed: int,
+        step: int,
+        done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         """One completion for each request, in their order.
+
+        `done` is given a request's place and its completion as soon as it ends.
 
         The noise of a token is a function of (seed, step, prompt id, sample, position) alone, so
         neither batch nor order changes what is sampled, beyond the rounding of logits.

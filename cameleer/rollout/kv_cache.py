@@ -80,6 +80,90 @@ class Prefill(Packed):
         return super().attend(layer, query_NHD, key_NHD, value_NHD, scale)
 
 
+class Extend:
+    """More tokens for slots that hold the beginning of their prompts already."""
+
+    def __init__(
+        self,
+        cache: KVCache,
+        slots: Sequence[int],
+        held: Sequence[int],
+        lengths: Sequence[int],
+        device: torch.device,
+    ) -> None:
+        """
+        Args:
+            slots: Which slots go on; they lie side by side.
+            held: Positions that each holds.
+            lengths: Tokens that each gets.
+        """
+        assert list(slots) == list(range(slots[0], slots[0] + len(slots)))
+        self._cache, self._slots, self._held, self._lengths = cache, slots, held, lengths
+        self._slot_N = torch.repeat_interleave(torch.tensor(slots), torch.tensor(lengths)).to(
+            device
+        )
+        spans = zip(held, lengths, strict=True)
+        self.position_N = torch.cat([torch.arange(h, h + n) for h, n in spans]).to(device)
+        self.longest = max(h + n for h, n in zip(held, lengths, strict=True))
+        self._masks: dict[tuple[int, int], Tensor] = {}
+        # For the varlen kernel: where the rows of each slot begin, and how many keys it has.
+        counts = torch.tensor([0, *lengths], dtype=torch.int32)
+        self._first_query = counts.cumsum(0, dtype=torch.int32).to(device)
+        self._first_key = torch.arange(len(slots) + 1, dtype=torch.int32).to(device) * cache.length
+        self._num_keys = (torch.tensor(held, dtype=torch.int32) + counts[1:]).to(device)
+
+    def attend(
+        self, layer: int, query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, scale: float
+    ) -> Tensor:
+        keys, values = self._cache.layer(layer, key_NHD, value_NHD)
+        keys[self._slot_N, self.position_N] = key_NHD
+        values[self._slot_N, self.position_N] = value_NHD
+        if has_flash(query_NHD):
+            return self._flash(query_NHD, keys, values, scale)
+        outs = []
+        parts = query_NHD.split(list(self._lengths))
+        for slot, held, query in zip(self._slots, self._held, parts, strict=True):
+            key, value = (
+                x[slot, : held + len(query)].transpose(0, 1)[None] for x in (keys, values)
+            )
+            out = scaled_dot_product_attention(
+                query.transpose(0, 1)[None],
+                key,
+                value,
+                attn_mask=self._mask(held, len(query), query.device),
+                scale=scale,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+            outs.append(out[0].transpose(0, 1))
+        return torch.cat(outs)
+
+    def _flash(self, query_NHD: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        # With fewer queries than keys, causal means that the last of both stand together.
+        places = slice(self._slots[0], self._slots[0] + len(self._slots))
+        found: Tensor = torch.ops.aten._flash_attention_forward(
+            query_NHD.contiguous(),
+            keys[places].flatten(0, 1),
+            values[places].flatten(0, 1),
+            self._first_query,
+            self._first_key,
+            max(self._lengths),
+            self._cache.length,
+            0.0,
+            True,
+            False,
+            scale=scale,
+            seqused_k=self._num_keys,
+        )[0]
+        return found
+
+    def _mask(self, held: int, count: int, device: torch.device) -> Tensor:
+        """True where a token may look: at what is held, and at the new ones up to itself."""
+        if (held, count) not in self._masks:
+            row = torch.arange(held, held + count, device=device)[:, None]
+            self._masks[held, count] = torch.arange(held + count, device=device) <= row
+        return self._masks[held, count]
+
+
 class Decode:
     """One new token for each of the first slots, attending to all that its slot holds."""
 

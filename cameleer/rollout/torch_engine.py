@@ -1,14 +1,15 @@
 """The in-process engine: the learner's own module, sampled with continuous batching.
 
-No copy of the weights exists, so there is nothing to synchronise. Prompts shared by siblings are
-computed once and their keys copied; a finished sequence gives its slot to the next request.
+No copy of the weights exists, so there is nothing to synchronise, but for the packed ones of a CPU.
+Prompts shared by siblings are computed once and their keys copied, as is the long beginning that
+prompts have in common (few-shot examples); a finished sequence gives its slot to the next request.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,14 +17,19 @@ from torch import Tensor, nn
 
 from cameleer.errors import TrainingError
 from cameleer.models.attention import packed_hidden, positions
-from cameleer.models.logprobs import scaled_logits
 from cameleer.rollout.engine import Request, Sampling
-from cameleer.rollout.kv_cache import Decode, KVCache, Prefill
-from cameleer.rollout.sampling import greedy_tokens, noise, sample_tokens
+from cameleer.rollout.kv_cache import Extend, KVCache, Prefill
+from cameleer.rollout.sampling import noise
+from cameleer.rollout.steps import CapturedStep, PackedStep, Step
 from cameleer.types import Completion, FinishReason
 
 _STOP_WINDOW = 16
 """Tokens decoded to look for a stop string, beyond one a character of the longest of them."""
+_SHARED = 64
+"""Tokens that two prompts have to begin with alike for the second to start from the first's keys.
+"""
+_WORTH_PACKING = 32
+"""Tokens a completion may have, below which packing weights does not pay."""
 
 
 class TorchEngine:
@@ -48,15 +54,22 @@ class TorchEngine:
         self._num_slots = num_slots
         self._prefill_tokens = prefill_tokens
         self._cache: KVCache | None = None
-        self._steps: dict[tuple[int, float], _CapturedStep] = {}
+        self._steps: dict[tuple[int, float], CapturedStep] = {}
         self._addresses: tuple[int, ...] = ()
+        self._pieces: list[str] = []
 
     def load(self, version: int) -> None:
         self.version = version
 
     @torch.no_grad()
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, *, seed: int, step: int
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        *,
+        seed: int,
+        step: int,
+        done: Callable[[int, Completion], None] | None = None,
     ) -> list[Completion]:
         if not requests:
             return []
@@ -72,9 +85,11 @@ class TorchEngine:
             self._steps, self._addresses = {}, addresses
         training = self._model.training
         self._model.eval()
+        generation = _Generation(self, requests, sampling, seed, step, done)
         try:
-            return _Generation(self, requests, sampling, seed, step).run()
+            return generation.run()
         finally:
+            generation.close()
             self._model.train(training)
 
     def cache_for(self, length: int) -> KVCache:
@@ -84,94 +99,41 @@ class TorchEngine:
             self._cache = KVCache(self._num_slots, length)
         return self._cache
 
-    def step_for(self, num_active: int, temperature: float) -> _Step:
-        """What decodes a token for so many slots: a captured graph where there can be one."""
+    def captured_step(self, num_active: int, temperature: float) -> CapturedStep:
+        """The graph that decodes a token for so many slots."""
         assert self._cache is not None
-        if not next(self._model.parameters()).is_cuda:
-            return _Step(self._model, self._cache, temperature)
         # A power of two, so that few graphs are captured; the rows beyond compute for nobody.
         num_slots = min(self._num_slots, max(16, 1 << (num_active - 1).bit_length()))
         key = (num_slots, temperature)
         if key not in self._steps:
             # A pool dies with its last graph, so it is one of those that are there.
             pool = next((s.pool for s in self._steps.values()), None)
-            step = _CapturedStep(self._model, self._cache, temperature, num_slots, pool)
+            step = CapturedStep(self._model, self._cache, temperature, num_slots, pool)
             self._steps[key] = step
         return self._steps[key]
 
-
-class _Step:
-    """One more token for the first slots: forward, output head, sampling."""
-
-    def __init__(self, model: nn.Module, cache: KVCache, temperature: float) -> None:
-        self._model, self._cache, self._temperature = model, cache, temperature
-        self._head = model.get_output_embeddings()  # type: ignore[operator]
-        self._device = next(model.parameters()).device
-
-    def __call__(
-        self, token_S: np.ndarray, position_S: np.ndarray, uniform_S: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The newest token of each slot, where it stands, and its noise to the next and log p."""
-        inputs = (torch.from_numpy(x).to(self._device) for x in (token_S, position_S, uniform_S))
-        token, logprob = self._forward(*inputs, longest=int(position_S.max()) + 1)
-        return token.cpu().numpy(), logprob.cpu().numpy()
-
-    def sample(self, hidden_SD: Tensor, uniform_S: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens that these hidden states predict, and their log-probabilities."""
-        logits_SV = scaled_logits(hidden_SD, self._head, self._temperature or 1.0)
-        if self._temperature == 0:
-            return greedy_tokens(logits_SV)
-        return sample_tokens(logits_SV, uniform_S)
-
-    def _forward(
-        self, token_S: Tensor, position_S: Tensor, uniform_S: Tensor, *, longest: int
-    ) -> tuple[Tensor, Tensor]:
-        layout = Decode(self._cache, position_S, longest)
-        return self.sample(packed_hidden(self._model, token_S, position_S, layout), uniform_S)
+    def may_end(self, stop: tuple[str, ...]) -> np.ndarray:
+        """For each token of the vocabulary, whether one of these strings could end in it. [V]."""
+        size = len(self._model.get_output_embeddings().weight)  # type: ignore[operator]
+        last = {each[-1] for each in stop}
+        # Any other character may be spread over tokens, or be dropped from the end of one.
+        if not all(character.isascii() and character != " " for character in last):
+            return np.ones(size, dtype=bool)
+        if not self._pieces and last:
+            self._pieces = [
+                self._tokenizer.decode([token], skip_special_tokens=True) for token in range(size)
+            ]
+        return np.array([bool(last.intersection(piece)) for piece in self._pieces or [""] * size])
 
 
-class _CapturedStep(_Step):
-    """The same as one CUDA graph: launching its hundreds of kernels one by one takes longer.
+class _New(NamedTuple):
+    """A request about to get a slot."""
 
-    A graph holds addresses. Weights change in place only, and a new cache drops its graphs. They
-    share one pool of memory, since no two run at once and each is read before the next one runs.
-    """
-
-    def __init__(
-        self, model: nn.Module, cache: KVCache, temperature: float, num_slots: int, pool: Any
-    ) -> None:
-        super().__init__(model, cache, temperature)
-        self._token_S = torch.zeros(num_slots, dtype=torch.long, device=self._device)
-        self._position_S = torch.zeros_like(self._token_S)
-        self._uniform_S = torch.zeros(num_slots, dtype=torch.float64, device=self._device)
-        inputs = (self._token_S, self._position_S, self._uniform_S)
-        # Warming up writes at position 0 of active slots too: what they hold there is put back.
-        kept = cache.first_positions(num_slots)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self._forward(*inputs, longest=cache.length)
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
-            self._out = self._forward(*inputs, longest=cache.length)
-        self.pool = self._graph.pool()
-        cache.restore_first_positions(kept)
-
-    def __call__(
-        self, token_S: np.ndarray, position_S: np.ndarray, uniform_S: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        count = len(token_S)
-        self._position_S[count:] = 0  # Slots that nobody reads compute along.
-        for static, given in (
-            (self._token_S, token_S),
-            (self._position_S, position_S),
-            (self._uniform_S, uniform_S),
-        ):
-            static[:count] = torch.from_numpy(given).to(self._device)
-        self._graph.replay()
-        token, logprob = self._out
-        return token[:count].cpu().numpy(), logprob[:count].cpu().numpy()
+    request: int
+    source: int
+    """Slot whose keys it begins with."""
+    shared: int
+    """How many of them."""
 
 
 class _Generation:
@@ -184,6 +146,7 @@ class _Generation:
         sampling: Sampling,
         seed: int,
         step: int,
+        done: Callable[[int, Completion], None] | None,
     ) -> None:
         self._engine = engine
         self._model = engine._model
@@ -191,15 +154,29 @@ class _Generation:
         self._device = next(self._model.parameters()).device
         self._requests, self._sampling = requests, sampling
         self._seed, self._step = seed, step
-        self._cache = engine.cache_for(max(len(r.tokens) for r in requests) + sampling.max_tokens)
-        self._eager = _Step(self._model, self._cache, sampling.temperature)
-        num_slots, longest = self._cache.num_slots, sampling.max_tokens
+        self._tell = done
+        self._limits = [
+            min(sampling.max_tokens, r.max_tokens or sampling.max_tokens) for r in requests
+        ]
+        self._cache = engine.cache_for(
+            max(len(r.tokens) + n for r, n in zip(requests, self._limits, strict=True))
+        )
+        self._eager = Step(self._model, self._cache, sampling.temperature)
+        self._packed: PackedStep | None = None
+        self._packs = PackedStep.can_run(self._model) and max(self._limits) >= _WORTH_PACKING
+        stops = list(dict.fromkeys((*sampling.stop, *r.stop) for r in requests))
+        self._stops = {stop: number for number, stop in enumerate(stops)}
+        self._may_end_KV = np.stack([engine.may_end(stop) for stop in stops])
+        num_slots, longest = self._cache.num_slots, max(self._limits)
         self._num_active = 0
         self._index_S = np.zeros(num_slots, dtype=np.int64)
         self._prompt_S = np.zeros(num_slots, dtype=np.int64)
         """Tokens of the prompt."""
         self._count_S = np.zeros(num_slots, dtype=np.int64)
         """Tokens sampled so far. Keys are in the slot for all but the newest."""
+        self._limit_S = np.zeros(num_slots, dtype=np.int64)
+        self._stop_S = np.zeros(num_slots, dtype=np.int64)
+        """Which of the stops are this slot's."""
         self._token_SM = np.zeros((num_slots, longest), dtype=np.int64)
         self._logprob_SM = np.zeros((num_slots, longest), dtype=np.float32)
         self._noise_SM = np.zeros((num_slots, longest), dtype=np.float64)
@@ -215,6 +192,10 @@ class _Generation:
                 self._decode()
         return [self._done[i] for i in range(len(self._requests))]
 
+    def close(self) -> None:
+        if self._packed is not None:
+            self._packed.close()
+
     def _admit(self) -> None:
         """Fill the free slots, computing each new prompt once."""
         num_slots = self._cache.num_slots
@@ -223,30 +204,15 @@ class _Generation:
             return
         while self._waiting and self._num_active < num_slots:
             first = self._num_active
-            leaders = {self._requests[self._index_S[s]].tokens: s for s in range(first)}
-            batch: list[int] = []
-            copies: list[int] = []
-            num_tokens = 0
-            while self._waiting and first + len(batch) + len(copies) < num_slots:
-                request = self._requests[self._waiting[0]]
-                if request.tokens in leaders:
-                    copies.append(self._waiting.popleft())
-                    continue
-                if batch and num_tokens + len(request.tokens) > self._engine._prefill_tokens:
-                    break
-                leaders[request.tokens] = first + len(batch)
-                num_tokens += len(request.tokens)
-                batch.append(self._waiting.popleft())
+            batch, copies = self._next_batch()
             if batch:
-                hiddens = self._prefill([self._requests[i] for i in batch], first)
-                for index, hidden in zip(batch, hiddens, strict=True):
-                    self._start(index, hidden)
+                for new, hidden in zip(batch, self._prefill(batch, first), strict=True):
+                    self._start(new.request, hidden)
             if copies:
-                sources = [leaders[self._requests[i].tokens] for i in copies]
                 targets = range(self._num_active, self._num_active + len(copies))
-                longest = max(len(self._requests[i].tokens) for i in copies)
-                self._cache.copy(sources, list(targets), longest)
-                for index, source in zip(copies, sources, strict=True):
+                longest = max(len(self._requests[i].tokens) for i, _ in copies)
+                self._cache.copy([source for _, source in copies], list(targets), longest)
+                for index, source in copies:
                     self._start(index, self._hidden[source])
             started = slice(first, self._num_active)
             hidden_SD = torch.stack([h for h in self._hidden[started] if h is not None])
@@ -254,21 +220,65 @@ class _Generation:
             token_S, logprob_S = self._eager.sample(hidden_SD, uniform_S)
             self._extend(first, token_S.cpu().numpy(), logprob_S.cpu().numpy())
 
-    def _prefill(self, requests: Sequence[Request], first_slot: int) -> Tensor:
+    def _next_batch(self) -> tuple[list[_New], list[tuple[int, int]]]:
+        """Requests for one forward, and those that copy a whole prompt, with the slot to copy."""
+        first = self._num_active
+        slots = {self._requests[self._index_S[slot]].tokens: slot for slot in range(first)}
+        families = {tokens[:_SHARED]: slot for tokens, slot in slots.items()}
+        batch: list[_New] = []
+        copies: list[tuple[int, int]] = []
+        num_tokens = 0
+        while self._waiting and first + len(batch) + len(copies) < self._cache.num_slots:
+            index = self._waiting[0]
+            tokens = self._requests[index].tokens
+            if tokens in slots:
+                copies.append((self._waiting.popleft(), slots[tokens]))
+                continue
+            relative = families.get(tokens[:_SHARED]) if len(tokens) > _SHARED else None
+            if relative is not None and relative >= first:
+                break  # It can start from that one's keys once they are there.
+            new = _New(index, 0, 0)
+            if relative is not None:
+                others = self._requests[self._index_S[relative]].tokens
+                new = _New(index, relative, _common(tokens, others))
+            cost = len(tokens) - new.shared
+            if batch and (
+                num_tokens + cost > self._engine._prefill_tokens
+                or (new.shared > 0) != (batch[0].shared > 0)
+            ):
+                break
+            slot = first + len(batch)
+            slots[tokens] = slot
+            if relative is None:
+                families[tokens[:_SHARED]] = slot
+            batch.append(new)
+            num_tokens += cost
+            self._waiting.popleft()
+        return batch, copies
+
+    def _prefill(self, batch: Sequence[_New], first_slot: int) -> Tensor:
         """Run prompts through the model into slots. Returns the last hidden state of each."""
-        lengths = [len(r.tokens) for r in requests]
-        slots = range(first_slot, first_slot + len(requests))
-        layout = Prefill(self._cache, list(slots), lengths, self._device)
-        tokens_N = torch.tensor([t for r in requests for t in r.tokens], device=self._device)
-        hidden_ND = packed_hidden(self._model, tokens_N, positions(lengths, self._device), layout)
+        slots = list(range(first_slot, first_slot + len(batch)))
+        rest = [self._requests[new.request].tokens[new.shared :] for new in batch]
+        lengths = [len(tokens) for tokens in rest]
+        tokens_N = torch.tensor([t for tokens in rest for t in tokens], device=self._device)
+        position_N = positions(lengths, self._device)
+        layout: Prefill | Extend = Prefill(self._cache, slots, lengths, self._device)
+        if batch[0].shared:
+            shared = [new.shared for new in batch]
+            self._cache.copy([new.source for new in batch], slots, max(shared))
+            layout = Extend(self._cache, slots, shared, lengths, self._device)
+            position_N = layout.position_N
+        hidden_ND = packed_hidden(self._model, tokens_N, position_N, layout)
         return hidden_ND[torch.tensor(lengths, device=self._device).cumsum(0) - 1]
 
     def _start(self, index: int, prompt_hidden_D: Tensor | None) -> None:
         request, slot = self._requests[index], self._num_active
         self._index_S[slot], self._prompt_S[slot] = index, len(request.tokens)
-        self._count_S[slot] = 0
+        self._count_S[slot], self._limit_S[slot] = 0, self._limits[index]
+        self._stop_S[slot] = self._stops[(*self._sampling.stop, *request.stop)]
         self._noise_SM[slot] = noise(
-            self._seed, self._step, request.prompt_id, request.sample, self._sampling.max_tokens
+            self._seed, self._step, request.prompt_id, request.sample, self._noise_SM.shape[1]
         )
         self._hidden[slot] = prompt_hidden_D
         self._num_active += 1
@@ -277,7 +287,7 @@ class _Generation:
         """One more token for every active sequence."""
         active, rows = self._num_active, np.arange(self._num_active)
         count_S = self._count_S[:active]
-        step = self._engine.step_for(active, self._sampling.temperature)
+        step = self._next_step()
         self._extend(
             0,
             *step(
@@ -286,6 +296,20 @@ class _Generation:
                 self._noise_SM[rows, count_S],
             ),
         )
+
+    def _next_step(self) -> Step:
+        """What decodes a token for the active slots."""
+        if self._device.type == "cuda":
+            return self._engine.captured_step(self._num_active, self._sampling.temperature)
+        num_slots = min(_rows_for(self._num_active), self._cache.num_slots)
+        if not self._packs or num_slots < _FEWEST_ROWS:
+            return self._eager
+        if self._packed is None or self._packed.num_slots != num_slots:
+            self.close()
+            self._packed = PackedStep(
+                self._model, self._cache, self._sampling.temperature, num_slots
+            )
+        return self._packed
 
     def _extend(self, first: int, token_S: np.ndarray, logprob_S: np.ndarray) -> None:
         """Append a token to the active slots from `first` on; retire those that end."""
@@ -300,22 +324,29 @@ class _Generation:
         self._logprob_SM[rows, self._count_S[rows]] = logprob_S
         self._count_S[rows] += 1
         ends = (token_S == self._tokenizer.eos_token_id) | (
-            self._count_S[rows] >= self._sampling.max_tokens
+            self._count_S[rows] >= self._limit_S[rows]
         )
-        if self._sampling.stop:
-            ends |= np.array([self._meets_stop(slot) for slot in rows.tolist()])
+        for place in np.flatnonzero(self._may_end_KV[self._stop_S[rows], token_S]):
+            ends[place] |= self._meets_stop(int(rows[place]))
         ended = rows[ends].tolist()
         for slot in ended:
-            self._done[int(self._index_S[slot])] = self._completion(slot)
+            index, completion = int(self._index_S[slot]), self._completion(slot)
+            self._done[index] = completion
+            if self._tell is not None:
+                self._tell(index, completion)
         if ended:
             self._retire(ended)
 
     def _meets_stop(self, slot: int) -> bool:
-        window = _STOP_WINDOW + max(len(s) for s in self._sampling.stop)
+        stops = self._stops_of(slot)
+        window = _STOP_WINDOW + max(len(s) for s in stops)
         count = self._count_S[slot]
         newest = self._token_SM[slot, max(0, count - window) : count].tolist()
         tail = self._tokenizer.decode(newest, skip_special_tokens=True)
-        return any(stop in tail for stop in self._sampling.stop)
+        return any(stop in tail for stop in stops)
+
+    def _stops_of(self, slot: int) -> tuple[str, ...]:
+        return (*self._sampling.stop, *self._requests[self._index_S[slot]].stop)
 
     def _retire(self, ended: Sequence[int]) -> None:
         """Free slots, moving the last active sequences into them."""
@@ -331,6 +362,8 @@ class _Generation:
             self._index_S,
             self._prompt_S,
             self._count_S,
+            self._limit_S,
+            self._stop_S,
             self._token_SM,
             self._logprob_SM,
             self._noise_SM,
@@ -345,7 +378,7 @@ class _Generation:
         reason: FinishReason = "length"
         if tokens[-1] == self._tokenizer.eos_token_id:
             reason = "eos"
-        elif self._sampling.stop and self._meets_stop(slot):
+        elif self._stops_of(slot) and self._meets_stop(slot):
             reason = "stop"
         return Completion(
             tokens=tuple(tokens),
@@ -354,3 +387,22 @@ class _Generation:
             finish_reason=reason,
             version=self._engine.version,
         )
+
+
+_FEWEST_ROWS = 8
+"""Fewer rows are bound by reading the weights, however they lie."""
+
+
+def _rows_for(num_active: int) -> int:
+    """8, 12, 16, 24, 32, 48, …: rows to pack for. Few, for packing takes time, yet never twice."""
+    size = _FEWEST_ROWS
+    while size < num_active:
+        size = size * 3 // 2 if size & (size - 1) == 0 else size // 3 * 4
+    return size
+
+
+def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """Tokens that both begin with, all but the last of `one` at most."""
+    length = min(len(one) - 1, len(other))
+    differ = np.flatnonzero(np.array(one[:length]) != np.array(other[:length]))
+    return int(differ[0]) if len(differ) else length

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cameleer.errors import RunError
+from cameleer.files import checksums, reached, sync
 from cameleer.log import console
-from cameleer.train.files import checksums, reached, sync
 
 _STATE = "state.json"
 

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from cameleer.batch import Batch
+from cameleer.files import append_lines, reached, read_lines, write_json
 from cameleer.train import rollouts
-from cameleer.train.files import append_lines, reached, read_lines, write_json
 from cameleer.train.sinks import open_sink
 from cameleer.types import Group
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from cameleer.errors import RunError, TrainingError
+from cameleer.files import read_json, read_lines
 from cameleer.log import console
 from cameleer.recipe import Recipe, load
 from cameleer.train import checkpoint, offline, online, rollouts
 from cameleer.train.collect import Clock
-from cameleer.train.files import read_json, read_lines
 from cameleer.train.run import refuse_changes
 from cameleer.train.session import Session
 from cameleer.types import Group

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from cameleer.batch import Batch
 from cameleer.errors import RunError
-from cameleer.train.files import reached
+from cameleer.files import reached
 from cameleer.types import Completion, Group, Prompt, Score
 
 _SCORE = pa.struct(

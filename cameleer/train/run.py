@@ -13,13 +13,13 @@ from torch import Tensor
 
 from cameleer.batch import Batch
 from cameleer.errors import RunError, TrainingError
+from cameleer.files import locked, make_directory, reached, read_json, unwritable, write_json
 from cameleer.log import console, quiet_libraries
 from cameleer.models.load import load_config
 from cameleer.recipe import Recipe, to_json
 from cameleer.rollout.engine import Request
 from cameleer.train import checkpoint, ranks, rollouts
 from cameleer.train.console import progress, step_line, tail, warn
-from cameleer.train.files import locked, make_directory, reached, read_json, unwritable, write_json
 from cameleer.train.guards import count_parameters, notices, refuse_full_disk, refuse_output
 from cameleer.train.heldout import heldout_accuracy
 from cameleer.train.learner import Sums

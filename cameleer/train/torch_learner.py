@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from cameleer.algorithms import Algorithm
 from cameleer.batch import Batch
+from cameleer.files import reached
 from cameleer.log import quiet_libraries
 from cameleer.models.export import foreign_names, verify_export
 from cameleer.models.load import load_model, weights_hash
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.train import ranks
 from cameleer.train.console import warn
-from cameleer.train.files import reached
 from cameleer.train.learner import Sums
 from cameleer.train.optimizer import MasterAdamW
 from cameleer.types import DType

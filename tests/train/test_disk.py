@@ -16,8 +16,8 @@ from test_resume import assert_equal_to_the_bit, same_metrics
 
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError
+from cameleer.files import locked, read_json, write_json
 from cameleer.train import checkpoint
-from cameleer.train.files import locked, read_json, write_json
 from cameleer.train.recorder import Recorder
 
 
@@ -94,7 +94,7 @@ def test_where_nothing_can_be_written_the_run_says_so(model: Path, tmp_path: Pat
 
 def test_two_runs_do_not_share_a_directory(model: Path, tmp_path: Path):
     (directory,) = run(sft(model, tmp_path, num_steps=2))
-    with locked(directory), pytest.raises(RunError, match="Another process is training in"):
+    with locked(directory), pytest.raises(RunError, match="Another process is writing to"):
         run(sft(model, tmp_path), resume=True)
     run(sft(model, tmp_path), resume=True)
 

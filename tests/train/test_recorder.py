@@ -16,9 +16,9 @@ from cameleer.batch import Batch
 from cameleer.cli import main
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError, TrainingError
+from cameleer.files import read_json
 from cameleer.recipe import Source, load
 from cameleer.report.curve import read_metrics
-from cameleer.train.files import read_json
 from cameleer.train.recorder import Recorder
 from cameleer.verifiers.gsm8k import GSM8K
 

@@ -18,9 +18,9 @@ from cameleer.algorithms.grpo import GRPO
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError, TrainingError
+from cameleer.files import read_json, write_json
 from cameleer.recipe import Model, Optim, Recipe, Runtime, to_json
 from cameleer.report.curve import read_metrics
-from cameleer.train.files import read_json, write_json
 
 
 def same_metrics(directory: Path) -> list[dict[str, Any]]:

@@ -143,7 +143,7 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise RunError(
-                f"Another process is training in {directory}. Wait for it or stop it; two runs "
+                f"Another process is writing to {directory}. Wait for it or stop it; two runs "
                 "in one directory would overwrite each other's steps."
             ) from error
         except OSError as error:
