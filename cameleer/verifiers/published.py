@@ -59,7 +59,7 @@ class Minerva:
     isolated: ClassVar[bool] = True
 
     def score(self, text: str, truth: Any) -> Score:
-        self.check()
+        self.check_installed()
         if (problem := self.validate(truth)) is not None:
             return Score(0.0, "invalid", f"ground truth {brief(truth)}: {problem}")
         gold = tulu3.minerva_spelling(truth)
@@ -71,7 +71,7 @@ class Minerva:
     def validate(self, truth: Any) -> str | None:
         return Math().validate(truth)
 
-    def check(self) -> None:
+    def check_installed(self) -> None:
         """Raises RecipeError where the packages for this rule are not installed."""
         tulu3.check_antlr(f"{type(self).__name__}(flex={self.flex})", "leave this metric out")
 

@@ -178,7 +178,11 @@ def test_they_work_in_a_pool():
 
 def test_the_parser_that_sympy_needs_is_asked_for(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("cameleer.verifiers.tulu3._antlr", lambda: "")
-    needs: list[Callable[[], object]] = [FLEX.check, STRICT.check, lambda: FLEX.score("5", "5")]
+    needs: list[Callable[[], object]] = [
+        FLEX.check_installed,
+        STRICT.check_installed,
+        lambda: FLEX.score("5", "5"),
+    ]
     for need in needs:
         with pytest.raises(
             RecipeError, match=r"Minerva\(flex=.*4\.11, and none.*leave this metric"
