@@ -13,11 +13,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Literal
 
 from cameleer.data.sources import Row, Source
 from cameleer.errors import DataError
 from cameleer.evals.base import Benchmark, Instance, Metric, text_in, worked_examples
 from cameleer.types import Message
+from cameleer.verifiers.base import Verifier
 from cameleer.verifiers.math import Math
 from cameleer.verifiers.published import MathVerify, Minerva, candidates
 from cameleer.verifiers.tulu3 import last_box
@@ -63,31 +65,18 @@ def _truth(row: Row) -> str:
     return truth
 
 
-_METRICS = (
-    Metric(
-        name="flex",
-        verifier=Minerva(flex=True),
-        about="any answer of the text equals the truth, as published for Tulu 3",
-        average="subjects",
-    ),
-    Metric(
-        name="strict",
-        verifier=Minerva(flex=False),
-        about="the answer of Minerva's closing sentence equals the truth by sympy",
-        average="subjects",
-    ),
-    Metric(
-        name="math_verify",
-        verifier=MathVerify(),
-        about="what math-verify reads in the text equals the truth for it",
-        average="subjects",
-    ),
-    Metric(
-        name="correct",
-        verifier=Math(),
-        about="what the text gives as its answer is equivalent to the truth",
-        average="subjects",
-    ),
+def _metrics(average: Literal["instances", "subjects"]) -> tuple[Metric, ...]:
+    return tuple(
+        Metric(name=name, verifier=verifier, about=about, average=average)
+        for name, verifier, about in _RULES
+    )
+
+
+_RULES: tuple[tuple[str, Verifier, str], ...] = (
+    ("flex", Minerva(), "any answer of the text equals the truth, as published for Tulu 3"),
+    ("strict", Minerva(flex=False), "the answer in Minerva's closing sentence does, by sympy"),
+    ("math_verify", MathVerify(), "what math-verify reads in the whole text does"),
+    ("correct", Math(), "what the text gives as its answer is equivalent to the truth"),
 )
 _SUBSETS = (
     *("algebra", "counting_and_probability", "geometry", "intermediate_algebra"),
@@ -105,7 +94,7 @@ BENCHMARK = Benchmark(
     columns=("problem", "type", "solution"),
     instances=functools.partial(instances, name="math", subject="type"),
     extract=answers,
-    metrics=_METRICS,
+    metrics=_metrics("subjects"),
     max_tokens=4096,
 )
 
@@ -117,5 +106,5 @@ MATH500 = dataclasses.replace(
     file="math/math500.jsonl.gz",
     columns=("problem", "subject", "solution"),
     instances=functools.partial(instances, name="math500", subject="subject"),
-    metrics=tuple(dataclasses.replace(metric, average="instances") for metric in _METRICS),
+    metrics=_metrics("instances"),
 )

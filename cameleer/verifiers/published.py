@@ -53,8 +53,8 @@ class Minerva:
 
     flex: bool = True
     """True: any of `candidates`, by sympy or as a string without its spelling. False, the strict
-    rule: only what the closing sentence states, and only by sympy, so that words, intervals,
-    matrices and whatever else sympy does not subtract are never right."""
+    rule: only what the closing sentence states, and only by sympy, so that pairs, intervals and
+    whatever else it cannot subtract are never right. Words are products of letters to it."""
 
     isolated: ClassVar[bool] = True
 

@@ -21,6 +21,66 @@ nothing = 3
 """
 
 
+AVERAGES = {
+    "gsm8k": {"exact_match": "instances", "correct": "instances"},
+    "math": dict.fromkeys(("flex", "strict", "math_verify", "correct"), "subjects"),
+    "math500": dict.fromkeys(("flex", "strict", "math_verify", "correct"), "instances"),
+    "ifeval": {
+        "prompt_level_loose_acc": "instances",
+        "inst_level_loose_acc": "parts",
+        "prompt_level_strict_acc": "instances",
+        "inst_level_strict_acc": "parts",
+    },
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_columns_are_averaged_as_published_and_the_published_one_is_first(name: str):
+    found = {metric.name: metric.average for metric in SUITE[name].metrics}
+    assert list(found.items()) == list(AVERAGES[name].items())
+    assert {m.name for m in SUITE[name].metrics if m.whole} == {
+        metric for metric in found if metric.startswith("prompt_level")
+    }
+
+
+@pytest.mark.parametrize("name", SUITE)
+def test_answers_are_decoded_as_for_tulu31(name: str):
+    decoding = (SUITE[name].max_tokens, SUITE[name].temperature, SUITE[name].samples)
+    assert decoding == (4096, 0.0, 1)
+    stop = ("Question:", "</s>", "<|im_end|>") if name == "gsm8k" else ()
+    assert SUITE[name].stop == stop
+
+
+def test_questions_are_those_of_the_hubs_test_splits_in_the_order_of_the_files():
+    places = {
+        name: [(source.path, source.subset, source.split) for source in SUITE[name].sources]
+        for name in SUITE
+    }
+    assert places["gsm8k"] == [("openai/gsm8k", "main", "test")]
+    assert places["math500"] == [("HuggingFaceH4/MATH-500", None, "test")]
+    assert places["ifeval"] == [("google/IFEval", None, "train")]
+    subsets = [subset for _, subset, _ in places["math"]]
+    assert len(subsets) == 7 and subsets == sorted(map(str, subsets))
+    assert {(path, split) for path, _, split in places["math"]} == {
+        ("EleutherAI/hendrycks_math", "test")
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "shown"),
+    [
+        ("gsm8k", "2,000 - 5 = 1,995. So the answer is -1,995.", "1995"),
+        ("gsm8k", "none", "none"),
+        ("math", r"\boxed{6} Final Answer: The final answer is $5$. I hope it is", "6"),
+        ("math", r"\boxed{6} Final Answer: The final answer is 5. I hope it is correct.", "5 or 6"),
+        ("math500", r"\boxed{5} Final Answer: The final answer is 5. I hope it is correct.", "5"),
+        ("ifeval", " as\nit is ", " as\nit is "),
+    ],
+)
+def test_people_are_shown_the_answer_that_the_first_column_judges(name: str, text: str, shown: str):
+    assert SUITE[name].extract(text) == shown
+
+
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", [*sys.path])
