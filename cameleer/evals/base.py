@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +110,21 @@ def load(benchmark: Benchmark, data: Path | None = None) -> list[Instance]:
     if len(ids) < len(instances):
         raise DataError(f"{benchmark.name} gives {len(instances) - len(ids)} instances one id.")
     return instances
+
+
+def text_in(row: Row, column: str) -> str:
+    """The text of a row's column. Raises DataError where something else stands there."""
+    value = row.fields[column]
+    if not isinstance(value, str):
+        raise DataError(f"{row.origin}: {column} has to be text, and is {value!r:.60}.")
+    return value
+
+
+def worked_examples(file: str) -> list[dict[str, str]]:
+    """The examples of a file in `cameleer/data/fewshot`, in their order."""
+    text = resources.files("cameleer.data").joinpath("fewshot", file).read_text(encoding="utf-8")
+    examples: list[dict[str, str]] = json.loads(text)
+    return examples
 
 
 def cut_at_stop(text: str, stop: Iterable[str]) -> str:

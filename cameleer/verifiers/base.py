@@ -15,11 +15,13 @@ class Verifier(Protocol):
     and a pure function of its arguments: no clock, no randomness, no state, no import of torch. It
     then gives the same verdict in-process and in a `VerifierPool`.
 
-    Two attributes are optional:
+    Three attributes are optional:
 
     * ``isolated``, a class variable: False says that `score` needs time linear in the text, can
       neither hang nor crash, and may run in the process that trains. Without it, True is assumed.
     * ``warm_up()``, called once in each worker before the limits apply: the place for slow imports.
+    * ``check_installed()``, which raises RecipeError where a package it needs is absent. Verifiers
+      that are constants of a module have it, since refusing to be made would break the import.
     """
 
     def score(self, text: str, truth: Any) -> Score:

@@ -37,29 +37,42 @@ def check_compat(verifier: str, compat: str) -> None:
             f"{verifier} has no rules named compat={compat!r}. Use '' for those that check the "
             "answer, or 'tulu3' for those that trained Tulu 3."
         )
-    if compat and verifier == "Math" and not _antlr().startswith("4.11"):
+    if compat and verifier == "Math":
+        check_antlr("Math(compat='tulu3')", "use compat=''")
+
+
+def check_antlr(rule: str, otherwise: str) -> None:
+    """Raises RecipeError where sympy cannot read LaTeX, so that the rule cannot run here.
+
+    Args:
+        otherwise: What the user can do instead of installing it.
+    """
+    if not _antlr().startswith("4.11"):
         raise RecipeError(
-            "Math(compat='tulu3') reads LaTeX with sympy, which needs antlr4-python3-runtime 4.11, "
+            f"{rule} reads LaTeX with sympy, which needs antlr4-python3-runtime 4.11, "
             f"and {_antlr() or 'none'} is installed. pip install 'antlr4-python3-runtime==4.11.1' "
-            "(or 'cameleer[tulu3]'), or use compat=''."
+            f"(or 'cameleer[tulu3]'), or {otherwise}."
         )
 
 
 def gsm8k_is_right(text: str, truth: str) -> bool:
     """The text's last number, or the text where it has none, is spelled as the truth is."""
-    # As published: only decimals have a sign, and digits of all scripts are digits.
-    found = re.findall(r"[-+]?\d*\.\d+|\d+", re.sub(r"(\d),(\d)", r"\1\2", text))
-    return (found[-1] if found else text).lower() == truth.lower()
+    return last_number(text).lower() == truth.lower()
+
+
+def last_number(text: str) -> str:
+    """The last number of a text as it is spelled there, or the text where it has none.
+
+    As published: only decimals have a sign, and digits of all scripts are digits.
+    """
+    numbers = re.findall(r"[-+]?\d*\.\d+|\d+", re.sub(r"(\d),(\d)", r"\1\2", text))
+    return str(numbers[-1]) if numbers else text
 
 
 def math_is_right(text: str, truth: str) -> bool:
     """Any candidate equals the truth, as a string without its spelling or by sympy."""
-    for answer in _candidates(text):
-        if len(answer) <= _MAX_CHARACTERS and (
-            _equal_strings(answer, truth) or _equal_by_sympy(answer, truth)
-        ):
-            return True
-    return False
+    stated = [*last_box(text), *map(minerva_spelling, minerva_statement(text))]
+    return any(equal(answer, truth) for answer in stated or [last_formula(text)])
 
 
 def _antlr() -> str:
@@ -69,14 +82,21 @@ def _antlr() -> str:
         return ""
 
 
-def _candidates(text: str) -> list[str]:
-    if stated := [*_last_box(text), *map(_minerva_spelling, _minerva_statement(text))]:
-        return stated
+def equal(answer: str, truth: str) -> bool:
+    """As a string without its spelling, or by sympy."""
+    if len(answer) > _MAX_CHARACTERS:
+        return False
+    return _equal_strings(answer, truth) or equal_by_sympy(answer, truth)
+
+
+def last_formula(text: str) -> str:
+    """What stands between the last two dollars, or the text where there are fewer, normalised."""
     *before, last, _ = ["", *text.rsplit("$", 2)]
-    return [_minerva_spelling(last if len(before) == 2 else text)]
+    return minerva_spelling(last if len(before) == 2 else text)
 
 
-def _last_box(text: str) -> Iterator[str]:
+def last_box(text: str) -> Iterator[str]:
+    r"""What stands in the last ``\boxed{…}`` or ``\boxed …``, if anything; ``\fbox`` is no box."""
     if r"\boxed " in text:
         yield text.rpartition(r"\boxed ")[2].partition("$")[0]
         return
@@ -91,7 +111,7 @@ def _last_box(text: str) -> Iterator[str]:
             return
 
 
-def _minerva_statement(text: str) -> Iterator[str]:
+def minerva_statement(text: str) -> Iterator[str]:
     """What stands between the two parts of Minerva's sentence, on one line."""
     for line in f"{text}I hope it is correct.".split("\n"):
         start = line.find(_CUE)
@@ -103,7 +123,7 @@ def _minerva_statement(text: str) -> Iterator[str]:
             return
 
 
-def _minerva_spelling(answer: str) -> str:
+def minerva_spelling(answer: str) -> str:
     """Normalised as in appendix D of Lewkowycz et al. 2022, arXiv:2206.14858."""
     answer = answer.rpartition("=")[2]
     if len(answer) > _MAX_CHARACTERS:
@@ -170,7 +190,7 @@ def _braced_fractions(answer: str) -> str:
     return braced
 
 
-def _equal_by_sympy(answer: str, truth: str) -> bool:
+def equal_by_sympy(answer: str, truth: str) -> bool:
     if too_large(answer) is not None or too_large(truth) is not None:
         return False
     import sympy
