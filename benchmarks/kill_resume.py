@@ -30,6 +30,7 @@ from typing import Any, ClassVar
 import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
+from cameleer import files
 from cameleer.algorithms.grpo import GRPO
 from cameleer.algorithms.sft import SFT
 from cameleer.data.datasets.arithmetic import vocabulary
@@ -38,7 +39,6 @@ from cameleer.distributed.launch import run
 from cameleer.log import quiet_libraries
 from cameleer.models.tiny import save_tiny_llama
 from cameleer.recipe import HeldOut, Model, Optim, Output, Recipe, Rollout, Runtime
-from cameleer import files
 from cameleer.types import Score
 from cameleer.verifiers.math import Math
 

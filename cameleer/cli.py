@@ -1,4 +1,4 @@
-"""The command: cameleer run, check, recipes, verify, replay, diff."""
+"""The command: cameleer run, check, recipes, eval, report, verify, replay, diff."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _EXAMPLES = """\
   cameleer check tulu31_8b                     all that can be known wrong before training
   cameleer replay runs/quickstart/grpo --step 37
   cameleer diff runs/quickstart/grpo runs/other/grpo
+  cameleer eval MODEL --benchmarks gsm8k,math,ifeval
+  cameleer report compare evals/before/full evals/after/full tulu31_8b_published
   cameleer verify                              how often the verifiers err, on a table of cases
   cameleer verify completions.jsonl            score completions against their ground truths
 """
@@ -59,6 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("diff", help="show where two runs part")
     command.add_argument("run", help="a run's directory")
     command.add_argument("other", help="another one's")
+    evaluation = commands.add_parser("eval", help="score a checkpoint or an endpoint")
+    _add_eval_arguments(evaluation)
+    report = commands.add_parser("report", help="put results side by side")
+    reports = report.add_subparsers(dest="report", required=True, metavar="REPORT")
+    command = reports.add_parser("compare", help="evaluations, and which differences are no chance")
+    command.add_argument(
+        "results", nargs="+", help="directories of `cameleer eval`, or published columns by name"
+    )
+    command.add_argument(
+        "--common", action="store_true", help="compare on the instances that all have"
+    )
     verify = commands.add_parser(
         "verify", help="print the verifiers' errors on a table of cases, or score a file"
     )
@@ -98,6 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from cameleer.report.diff import diff
 
             return diff(Path(known.run), Path(known.other))
+        if known.command == "eval":
+            from cameleer.evaluate import run
+
+            return run(known)
+        if known.command == "report":
+            from cameleer.report.compare import compare
+
+            return compare(known.results, known.common)
         if known.command == "verify":
             return _verify(known)
         return _recipes()
@@ -108,6 +129,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("stopped; --resume goes on from the last checkpoint")
         return 130
+
+
+def _add_eval_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("model", nargs="?", help="a directory, a hub id, or a model's name at --endpoint")
+    add("--benchmarks", default="gsm8k,math,ifeval", help="names of --list, or file.py:NAME")
+    add("--list", action="store_true", help="name the benchmarks and their metrics")
+    add("--rescore", type=Path, metavar="DIR", help="score stored answers again, without a model")
+    add(
+        "--profile",
+        choices=["full", "dev", "smoke"],
+        default="full",
+        help="dev: 200 instances; smoke: 8 and 64 tokens, no score",
+    )
+    add("--data", type=Path, help="directory with the benchmarks' files; without it, the hub")
+    add("--output", type=Path, help="directory for answers and results; evals/MODEL/PROFILE")
+    add("--samples", type=int, help="answers to each instance, for avg@k and pass@k")
+    add("--temperature", type=float, help="another one than the benchmark's: another score")
+    add("--max-tokens", type=int, help="another limit than the benchmark's: another score")
+    add("--seed", type=int, default=0, help="of sampling")
+    add("--device", choices=["cpu", "cuda"], help="cuda where there is one")
+    add("--dtype", choices=["float32", "bfloat16"], help="bfloat16 on cuda, float32 on cpu")
+    add("--chat-template", choices=["tokenizer", "tulu"], default="tokenizer")
+    add("--slots", type=int, help="answers decoded together; without it, what memory holds")
+    add("--threads", type=int, default=2, help="CPU threads of torch")
+    add("--workers", type=int, default=2, help="processes that score")
+    add("--endpoint", metavar="URL", help="ask an OpenAI-compatible server instead")
+    add("--tokenizer", help="of the model at --endpoint: prompts are then rendered here")
+    add("--context", type=int, help="tokens that the model at --endpoint takes")
+    add("--concurrency", type=int, default=16, help="requests in flight at --endpoint")
+    add("--timeout", type=float, default=600.0, help="seconds for one request at --endpoint")
+    add(
+        "--api-key-variable",
+        default="OPENAI_API_KEY",
+        metavar="NAME",
+        help="the environment variable that holds the endpoint's key",
+    )
 
 
 def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:

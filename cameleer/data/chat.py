@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from cameleer.errors import ModelError
@@ -52,6 +53,15 @@ def with_template(tokenizer: Any, template: ChatTemplate, source: str) -> Any:
 def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[int, ...]:
     """The ids that the policy continues: messages, then the header of the assistant's turn."""
     return tuple(_render(tokenizer, messages, add_generation_prompt=True))
+
+
+def rendered(tokenizer: Any, messages: Sequence[Message]) -> str:
+    """The text that the policy continues: messages, then the header of the assistant's turn."""
+    with _naming_roles(messages):
+        text: str = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+    return text
 
 
 def conversation_tokens(
@@ -107,16 +117,23 @@ def _check_generation_prompt(tokenizer: Any, turns: Sequence[Message], source: s
 def _render(
     tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool
 ) -> list[int]:
-    from jinja2 import TemplateError
-
-    try:
+    with _naming_roles(messages):
         ids: list[int] = tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=add_generation_prompt, return_dict=False
         )
+    return ids
+
+
+@contextlib.contextmanager
+def _naming_roles(messages: Sequence[Message]) -> Iterator[None]:
+    """What a template refuses is told with the roles it was given."""
+    from jinja2 import TemplateError
+
+    try:
+        yield
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise ModelError(
             f"The chat template refuses messages of {roles}: {error}. Use chat_template='tulu', "
             "which takes any, or drop such rows."
         ) from error
-    return ids

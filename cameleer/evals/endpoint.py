@@ -6,13 +6,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Any
 
 from cameleer.errors import ModelError
 from cameleer.evals.base import Instance, cut_at_stop
 from cameleer.evals.client import JSON, Client, Request
-from cameleer.evals.model import Answer, Question
+from cameleer.evals.model import Answer, Question, num_shared, unpredicted
 from cameleer.types import FinishReason
 
 _CHAT, _TEXT = "chat/completions", "completions"
@@ -137,31 +136,34 @@ class Endpoint:
 
         self._client.ask_all(requests, take)
 
-    def loglikelihoods(self, instance: Instance) -> list[float]:
+    def loglikelihoods(
+        self, instances: Sequence[Instance], done: Callable[[int, list[float]], None]
+    ) -> None:
         """A token that holds a prompt's end and a choice's beginning is counted as the choice's."""
-        text = self._text(instance)
-        before = self._ids(text)
-        whole = [self._ids(text + choice) for choice in instance.choices]
-        starts = [_num_shared(before, ids) for ids in whole]
-        if 0 in starts:
-            raise ModelError(
-                f"The prompt of {instance.id} has no tokens, so nothing predicts the first "
-                "of a choice. Render it with a chat template, or begin it with a BOS token."
-            )
         # One token is generated, because not every server takes 0 of them.
         asked: JSON = {"max_tokens": 1, "temperature": 0.0, "echo": True, "logprobs": 1}
-        requests = [
-            Request(instance.id, _TEXT, {"model": self.name, "prompt": ids, **asked})
-            for ids in whole
-        ]
-        sums = [0.0] * len(requests)
+        requests, places, starts = [], [], []
+        for index, instance in enumerate(instances):
+            text = self._text(instance)
+            before = self._ids(text)
+            for choice, continuation in enumerate(instance.choices):
+                ids = self._ids(text + continuation)
+                body = {"model": self.name, "prompt": ids, **asked}
+                requests.append(Request(instance.id, _TEXT, body))
+                places.append((index, choice))
+                starts.append(num_shared(before, ids))
+                if not starts[-1]:
+                    raise unpredicted(instance)
+        sums: list[dict[int, float]] = [{} for _ in instances]
 
-        def take(index: int, reply: JSON) -> None:
-            logprobs = self._prompt_logprobs(reply, len(whole[index]))
-            sums[index] = math.fsum(logprobs[starts[index] :])
+        def take(number: int, reply: JSON) -> None:
+            logprobs = self._prompt_logprobs(reply, len(requests[number].body["prompt"]))
+            index, choice = places[number]
+            sums[index][choice] = math.fsum(logprobs[starts[number] :])
+            if len(sums[index]) == len(instances[index].choices):
+                done(index, [sums[index][i] for i in range(len(sums[index]))])
 
         self._client.ask_all(requests, take)
-        return sums
 
     def _text(self, instance: Instance) -> str:
         """The prompt for people, which is what the model reads wherever that is known."""
@@ -294,12 +296,6 @@ def _seed(seed: int, question: Question) -> int:
     """Depends on the question alone, not on what is asked beside it."""
     key = f"{seed} {question.instance.id} {question.sample}".encode()
     return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") >> 1
-
-
-def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """Tokens that two sequences begin with."""
-    pairs = zip(first, second, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _usage(reply: JSON, field: str) -> int | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, Protocol, runtime_checkable
 
+from cameleer.errors import ModelError
 from cameleer.evals.base import Instance
 from cameleer.types import FinishReason
 
@@ -22,7 +24,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said, its stop string not included."""
+    """What a model said, cut before its first stop string."""
 
     text: str
     num_tokens: int
@@ -33,13 +35,12 @@ class Answer:
 
 @runtime_checkable
 class Model(Protocol):
-    """Something that answers: our own engine, or an endpoint."""
+    """Something that answers: a checkpoint in this process, or an endpoint."""
 
     name: str
     """A directory, hub id or model name, for people."""
     context: int | None
-    """Tokens of prompt and answer together. None where nobody says; then the model itself refuses
-    what is too long."""
+    """Tokens of prompt and answer together, where somebody says."""
 
     def identity(self) -> dict[str, Any]:
         """What tells this model from another, such as a hash of its weights. Stored, compared."""
@@ -63,5 +64,25 @@ class Model(Protocol):
         Raises ModelError where some cannot be answered; those that were stay with `done`.
         """
 
-    def loglikelihoods(self, instance: Instance) -> list[float]:
-        """Summed log-probability of each of the instance's choices after its prompt, in nats."""
+    def loglikelihoods(
+        self, instances: Sequence[Instance], done: Callable[[int, list[float]], None]
+    ) -> None:
+        """For each instance, the summed log-probability of each of its choices after its prompt,
+        in nats; `done` gets them with the instance's index.
+
+        Raises ModelError where they cannot be had.
+        """
+
+
+def num_shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """Tokens that both begin with."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def unpredicted(instance: Instance) -> ModelError:
+    """Why a choice after an empty prompt has no log-probability."""
+    return ModelError(
+        f"The prompt of {instance.id} has no tokens, so nothing predicts the first of a choice. "
+        "Render it with a chat template, or begin it with a BOS token."
+    )
