@@ -107,6 +107,40 @@ class HeldOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Floor:
+    """A score that training must not cost."""
+
+    benchmark: str
+    share: float = 0.95
+    """Of the score before the first step, which is still good."""
+    metric: str = ""
+    """Empty: the benchmark's primary one."""
+    num_errors: float = 2.0
+    """Standard errors of the paired difference that chance is allowed. 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evals:
+    """Benchmarks that the run's own policy answers before, during and after training."""
+
+    benchmarks: tuple[str, ...]
+    """Names of ``cameleer eval --list``, or file.py:NAME."""
+    every: int = 40
+    """Steps between them. 0: only before and after."""
+    profile: Literal["smoke", "dev", "full"] = "dev"
+    """dev asks up to 200 instances of each, the same every time."""
+    data: str = ""
+    """Directory with the benchmarks' files. Empty: the hub."""
+    max_tokens: int | None = None
+    """Longest answer, where that is less than the benchmark's."""
+    keep_best: str = ""
+    """The benchmark whose best checkpoint is never deleted."""
+    floors: tuple[Floor, ...] = ()
+    below_floor: Literal["stop", "roll_back"] = "stop"
+    """What to do below a floor: stop with an error, or end with the last policy that held all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Runtime:
     """Where and how fast. Nothing here changes the objective."""
 
@@ -165,6 +199,7 @@ class Recipe:
     normalize: str = "token"
     """How losses are averaged; see `cameleer.algorithms.normalize`."""
     heldout: HeldOut | None = None
+    evals: Evals | None = None
     seed: int = 1
     runtime: Runtime = Runtime()
     output: Output = Output()
@@ -241,6 +276,11 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
         yield f"heldout.num_prompts is {recipe.heldout.num_prompts}; it has to be 1 or more."
     if recipe.heldout and recipe.heldout.temperature < 0:
         yield f"heldout.temperature is {recipe.heldout.temperature}; 0 is greedy, the least."
+    if recipe.evals and (recipe.evals.every < 0 or not recipe.evals.benchmarks):
+        yield (
+            f"evals.every is {recipe.evals.every} and evals.benchmarks names "
+            f"{len(recipe.evals.benchmarks)}: steps count from 0, and one benchmark is the least."
+        )
     if rollout is None:
         if recipe.num_minibatches > 1 or recipe.num_epochs > 1:
             yield (

@@ -283,7 +283,7 @@ def _shares(weights_I: Floats, members: Members) -> Floats:
 def _estimate(values_I: Floats, weights_I: Floats, members: Members, widest: float) -> Estimate:
     n = len(values_I)
     shares_I = _shares(weights_I, members)
-    value = float(shares_I @ values_I)
+    value = round(float(shares_I @ values_I), 12)  # All right is 1, not 0.9999999999999997.
     if n == 1:
         return Estimate(value, widest, n)
     if members is None:

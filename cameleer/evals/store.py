@@ -52,6 +52,10 @@ Key = tuple[str, int]
 """Instance and sample."""
 
 
+class OtherEvaluationError(RunError):
+    """A directory holds the answers of another model, or to other questions."""
+
+
 class Row(NamedTuple):
     """A scored answer."""
 
@@ -80,7 +84,7 @@ class Store:
             raise RunError(f"{directory} exists and holds no evaluation. Give another --output.")
         stored = read_json(directory / "config.json")
         if difference := _first_difference(stored, json.loads(json.dumps(config))):
-            raise RunError(
+            raise OtherEvaluationError(
                 f"{directory} holds another evaluation: {difference}. Give this one another "
                 "--output, or delete that one."
             )
@@ -159,6 +163,15 @@ def read_rows(directory: Path, benchmark: str) -> list[dict[str, Any]]:
         why = str(error).strip().split("\n")[0]
         raise RunError(f"Cannot read the answers {path}: {why}.") from error
     return found
+
+
+def values(rows: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
+    """What each instance got in a metric, the mean over its samples, in the order of the rows."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        value = next(score["value"] for score in row["scores"] if score["metric"] == metric)
+        found.setdefault(row["instance"], []).append(value)
+    return [sum(each) / len(each) for each in found.values()]
 
 
 def sha(text: str) -> str:

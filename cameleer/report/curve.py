@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+
+from cameleer.train.metric_docs import primary_scores
 
 _PANELS = (
     ("Correct", ("verifiable_rate", "heldout/accuracy")),
@@ -56,7 +59,12 @@ def draw_curve(directory: Path) -> Path:
     from matplotlib.figure import Figure
 
     records = read_metrics(directory)
-    panels = [(t, keys) for t, keys in _PANELS if any(series(records, k)[0] for k in keys)]
+    scores = tuple(primary_scores(dict.fromkeys(key for r in records for key in r)))
+    panels = [
+        (t, keys)
+        for t, keys in (*_PANELS, ("Benchmarks", scores))
+        if any(series(records, k)[0] for k in keys)
+    ]
     if any("verifiable_rate" in r for r in records):
         panels = [(title, keys) for title, keys in panels if title != "Loss"]
     rows = -(-len(panels) // 2)
@@ -65,14 +73,19 @@ def draw_curve(directory: Path) -> Path:
     figure.suptitle(f"{directory.parent.name}/{directory.name}")
     for place, (title, keys) in enumerate(panels):
         axes = figure.add_subplot(rows, 2, place + 1)
-        for colour, key in zip(_COLOURS, keys, strict=False):
+        for colour, key in zip(itertools.cycle(_COLOURS), keys, strict=False):
             steps, values = series(records, key)
             if not steps:
                 continue
             few = len(steps) < 12
             label = {"verifiable_rate": "training prompts", "heldout/accuracy": "held out"}
             axes.plot(
-                steps, values, color=colour, lw=1.4, marker="o" if few else "", label=label.get(key)
+                steps,
+                values,
+                color=colour,
+                lw=1.4,
+                marker="o" if few else "",
+                label=label.get(key) or "/".join(key.split("/")[1:]),
             )
         if len(keys) > 1 and len(axes.lines) > 1:
             axes.legend(frameon=False)
@@ -99,6 +112,9 @@ def summary_table(directory: Path) -> Table:
     for key in sorted({k for r in records for k in r if k.startswith("verifiable_rate/")}):
         _, values = series(records, key)
         table.add_row(f"correct, {key.split('/')[1]}", f"{values[0]:.3f}", f"{values[-1]:.3f}")
+    for key in primary_scores(dict.fromkeys(key for r in records for key in r)):
+        _, values = series(records, key)
+        table.add_row(key.removeprefix("eval/"), f"{values[0]:.3f}", f"{values[-1]:.3f}")
     return table
 
 

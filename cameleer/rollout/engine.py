@@ -60,3 +60,6 @@ class RolloutEngine(Protocol):
 
     def load(self, version: int) -> None:
         """From now on the learner's weights of this version answer."""
+
+    def release(self) -> None:
+        """Give back the memory that only generating needs, until it generates again."""

@@ -61,6 +61,9 @@ class TorchEngine:
     def load(self, version: int) -> None:
         self.version = version
 
+    def release(self) -> None:
+        self._cache, self._steps = None, {}
+
     @torch.no_grad()
     def generate(
         self,

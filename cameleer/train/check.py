@@ -175,6 +175,20 @@ def _data_without_tokenizer(recipe: Recipe) -> str:
     return f"{len(found.prompts):,} prompts; lengths not checked: no tokenizer here"
 
 
+def _evals(recipe: Recipe) -> str:
+    from cameleer.evals.suite import benchmarks
+    from cameleer.train.evaluation import check_data
+
+    if recipe.evals is None:
+        return "none"
+    for benchmark in benchmarks(",".join(recipe.evals.benchmarks)):
+        for source in benchmark.sources:
+            _need_the_hub(source.path, bool(recipe.evals.data))
+    with quiet_libraries():
+        found = check_data(recipe.evals)
+    return ", ".join(f"{name} ({count:,})" for name, count in found.items())
+
+
 _CHECKS: dict[str, Callable[[Recipe], str]] = {
     "recipe": _fields,
     "verifiers": _verifiers,
@@ -183,6 +197,7 @@ _CHECKS: dict[str, Callable[[Recipe], str]] = {
     "model": _model,
     "disk": _disk,
     "data": _data,
+    "evals": _evals,
 }
 
 

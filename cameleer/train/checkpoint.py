@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def write(
     save: Callable[[Path], None],
     *,
     keep_last: int,
+    keep: Collection[int] = (),
     before: Sequence[Path] = (),
 ) -> Path:
     """Save a checkpoint beside its place and rename it there once it is on disk.
@@ -32,6 +33,7 @@ def write(
         state: What the loop continues from, in JSON.
         save: Writes the learner's files into the directory it is given.
         keep_last: Older checkpoints beyond so many are deleted; 0 keeps all.
+        keep: Steps whose checkpoints are not deleted.
         before: Files that have to be on disk no later than the checkpoint.
 
     Raises:
@@ -57,7 +59,7 @@ def write(
         shutil.rmtree(partial, ignore_errors=True)
         raise
     reached("checkpoint/renamed")
-    _prune(root, keep_last)
+    _prune(root, keep_last, keep)
     reached("checkpoint/pruned")
     return final
 
@@ -93,14 +95,14 @@ def exists(root: Path) -> bool:
     return bool(steps(root))
 
 
-def cut(root: Path, step: int, *, keep_last: int) -> None:
+def cut(root: Path, step: int, *, keep_last: int, keep: Collection[int] = ()) -> None:
     """Finish what a crash interrupted: drop what is half written, beyond a step, or too old."""
     for later in steps(root):
         if later > step:
             shutil.rmtree(root / f"step_{later}")
     for partial in root.glob(".step_*.partial"):
         shutil.rmtree(partial)
-    _prune(root, keep_last)
+    _prune(root, keep_last, keep)
 
 
 def steps(root: Path) -> list[int]:
@@ -109,9 +111,10 @@ def steps(root: Path) -> list[int]:
     return [int(name) for name in names if name.isdecimal()]
 
 
-def _prune(root: Path, keep_last: int) -> None:
+def _prune(root: Path, keep_last: int, keep: Collection[int]) -> None:
     for old in sorted(steps(root))[:-keep_last] if keep_last else ():
-        shutil.rmtree(root / f"step_{old}")
+        if old not in keep:
+            shutil.rmtree(root / f"step_{old}")
 
 
 def _damage(path: Path, expected: dict[str, list[int]]) -> str:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cameleer.log import console
 from cameleer.train import ranks
-from cameleer.train.metric_docs import out_of_range
+from cameleer.train.metric_docs import out_of_range, primary_scores
 
 _SHOWN = (
     ("loss", "loss", ".4f"),
@@ -49,6 +49,8 @@ def step_line(step: int, num_steps: int, metrics: dict[str, float]) -> str:
         parts.append(f"[yellow]undecided {metrics['status/undecided']:.0f}[/]")
     if "heldout/accuracy" in metrics:
         parts.append(f"[bold]held-out {metrics['heldout/accuracy']:.3f}[/]")
+    for key in primary_scores(metrics):
+        parts.append(f"[bold]{key.split('/')[1]} {metrics[key]:.3f}[/]")
     shown_keys = {"status/undecided", *(key for _, key, _ in _SHOWN)}
     others = [f"{key} {metrics[key]:.3g}!" for key in left if key not in shown_keys]
     if others:

@@ -8,7 +8,7 @@ same quantity, though not always for the same formula.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -295,6 +295,17 @@ METRICS = (
         advice="Mend the verifier: accuracy is measured on the others.",
     ),
     Metric(
+        key="eval/*",
+        formula="a benchmark's metric (`cameleer eval --list`), or the share of its answers that "
+        "met their limit (truncated)",
+        unit="share",
+        advice="On 200 instances one standard error is up to 3.5 points: `cameleer report compare` "
+        "of two directories below evals/ tells a gain from chance.",
+        trl="eval_*",
+        verl="val-core/*",
+        open_instruct="eval/scores",
+    ),
+    Metric(
         key="time/rollout",
         formula="sampling",
         unit="s",
@@ -351,6 +362,15 @@ def find(key: str) -> Metric | None:
     """What is known of a key: its own entry before one for many."""
     found = [metric for metric in METRICS if metric.describes(key)]
     return max(found, key=lambda metric: len(metric.key.rstrip("*")), default=None)
+
+
+def primary_scores(keys: Iterable[str]) -> list[str]:
+    """Of the keys ``eval/BENCHMARK/METRIC``, the first of each benchmark."""
+    first: dict[str, str] = {}
+    for key in keys:
+        if key.startswith("eval/"):
+            first.setdefault(key.split("/")[1], key)
+    return list(first.values())
 
 
 def out_of_range(metrics: Mapping[str, float]) -> list[str]:

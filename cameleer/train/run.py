@@ -20,6 +20,7 @@ from cameleer.recipe import Recipe, to_json
 from cameleer.rollout.engine import Request
 from cameleer.train import checkpoint, ranks, rollouts
 from cameleer.train.console import progress, step_line, tail, warn
+from cameleer.train.evaluation import Evaluation, check_data
 from cameleer.train.guards import count_parameters, notices, refuse_full_disk, refuse_output
 from cameleer.train.heldout import heldout_accuracy
 from cameleer.train.learner import Sums
@@ -67,7 +68,13 @@ class Run(Session):
         with quiet_libraries():
             num_parameters = count_parameters(load_config(resolve(recipe.model.source)))
         refuse_full_disk(recipe, num_parameters, resume=resume)
+        if recipe.evals:
+            check_data(recipe.evals)
         super().__init__(recipe)
+        self._evaluation: Evaluation | None = None
+        if recipe.evals:
+            model, tokenizer = self.learner.model, self.inputs.tokenizer
+            self._evaluation = Evaluation(recipe, recipe.evals, model, tokenizer)
         self.parity = Parity(
             self.learner,
             self.sampling.temperature,
@@ -78,6 +85,8 @@ class Run(Session):
         self.first_step = 1
         self._resumes = resume
         self._identity = self.identity()
+        self._ended = False
+        """True once a floor was broken and the run went back."""
         self._unsaved: Exception | None = None
         """Why the newest checkpoint could not be written, if it could not."""
         self._open = contextlib.ExitStack()
@@ -115,10 +124,16 @@ class Run(Session):
 
         Raises RunError after the last when its checkpoint could not be written.
         """
+        evals = self.recipe.evals
         if self.first_step == 1:
-            self._log(0, self._heldout())
+            self._log(0, {**self._heldout(), **self._evaluate(0)})
+            if evals and evals.floors and evals.below_floor == "roll_back":
+                self._save(0)
+        self._heed_floors(self.first_step - 1)
         with progress(self.recipe.name, self.recipe.num_steps) as show:
             for step in range(self.first_step, self.recipe.num_steps + 1):
+                if self._ended:
+                    break
                 yield step
                 show(step)
         if self._unsaved is not None:
@@ -160,13 +175,14 @@ class Run(Session):
         every = recipe.heldout.every if recipe.heldout else 0
         if last or (every and step % every == 0):
             metrics = {**metrics, **self._heldout()}
-        self._log(step, metrics)
+        self._log(step, {**metrics, **self._evaluate(step)})
         for warning in self._watch.step(step, metrics):
             warn(warning)
         if output.sample_every and (last or step % output.sample_every == 0):
             self._show_samples(step)
-        if last or step % output.save_every == 0:
+        if last or step % output.save_every == 0 or step in self._kept():
             self._save(step)
+        self._heed_floors(step)
 
     # How a run begins
 
@@ -221,7 +237,10 @@ class Run(Session):
         reached("resume/restored")
         ranks.barrier()
         if ranks.is_main():
-            checkpoint.cut(root, self.first_step - 1, keep_last=self.recipe.output.keep_last)
+            if self._evaluation is not None:
+                self._evaluation.resume(self.first_step - 1)
+            keep_last = self.recipe.output.keep_last
+            checkpoint.cut(root, self.first_step - 1, keep_last=keep_last, keep=self._kept())
             reached("resume/checkpoints")
             where = f"after step {self.first_step - 1}"
             if self.first_step == 1:
@@ -277,6 +296,48 @@ class Run(Session):
             seed=self.recipe.seed,
         )
 
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Scores of the benchmarks where they are due, on the main rank."""
+        if self._evaluation is None or not self._evaluation.due(step):
+            return {}
+        self.engine.release()  # The evaluation's longer answers take the memory.
+        return self._evaluation.run(step)
+
+    def _kept(self) -> set[int]:
+        """Steps whose checkpoints outlive the others: the best, and the one to go back to."""
+        if self._evaluation is None or not ranks.is_main():
+            return set()
+        return self._evaluation.kept()
+
+    def _heed_floors(self, step: int) -> None:
+        """Stop, or go back, where the scores of a step are below a floor.
+
+        Raises TrainingError for a floor at which the run has to stop.
+        """
+        evaluation, evals = self._evaluation, self.recipe.evals
+        if evaluation is None or evals is None or not evals.floors:
+            return
+        fallen = evaluation.broken_floor(step) if ranks.is_main() else ""
+        good = evaluation.last_above() if fallen else 0
+        fallen, good = ranks.gather((fallen, good))[0]
+        if not fallen:
+            return
+        root = self.recipe.directory / "checkpoints"
+        if evals.below_floor == "stop":
+            raise TrainingError(
+                f"Step {step}: {fallen}. The last scores above were those of step {good}"
+                + (f", kept in {root / f'step_{good}'}" if good in checkpoint.steps(root) else "")
+                + ". --resume goes on once evals.floors allows it; another run may train for "
+                "less, or with a lower learning rate."
+            )
+        self.restore(root / f"step_{good}")
+        self._ended = True
+        console.print(
+            f"[bold red]Step {step}[/]: {fallen}. The run ends with the policy of step {good}, "
+            f"saved as its last checkpoint, step_{self.recipe.num_steps}."
+        )
+        self._save(self.recipe.num_steps)
+
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         if ranks.is_main() and metrics:
             self.recorder.log(step, metrics)
@@ -312,6 +373,7 @@ class Run(Session):
                     {"version": self.learner.version, "run": self._identity["run"]},
                     self._save_into,
                     keep_last=self.recipe.output.keep_last,
+                    keep=self._kept(),
                     before=self.recorder.written_since(saved),
                 )
             except (OSError, SafetensorError) as error:

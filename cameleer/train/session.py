@@ -36,7 +36,7 @@ from cameleer.verifiers.isolate import VerifierPool
 _HELDOUT_SLOTS = {"cpu": 64, "cuda": 512}
 """Held-out questions that a run without rollouts answers together."""
 
-MAY_CHANGE = {"num_steps", "output", "heldout"}
+MAY_CHANGE = {"num_steps", "output", "heldout", "evals"}
 """Fields of a recipe that a resumed run may have otherwise than when it started."""
 
 

@@ -80,3 +80,15 @@ def test_the_last_line_of_a_run(online: Path):
 
 def test_a_run_that_held_nothing_out_has_no_such_line(tmp_path: Path):
     assert heldout_line(directory_with(tmp_path, {"step": 1, "loss": 1.0})) is None
+
+
+def test_benchmarks_have_a_panel_and_a_row_with_their_primary_metric(tmp_path: Path):
+    scores = ({"eval/gsm8k/exact_match": x, "eval/gsm8k/correct": 0.5} for x in (0.25, 0.75))
+    found = directory_with(
+        tmp_path, *({"step": s, **x} for s, x in zip((0, 4), scores, strict=True))
+    )
+    assert "Benchmarks" in titles(draw_curve(found))
+    out = io.StringIO()
+    Console(file=out, width=100).print(summary_table(found))
+    (row,) = [line for line in out.getvalue().splitlines() if "gsm8k" in line]
+    assert "gsm8k/exact_match" in row and "0.250" in row and "0.750" in row
