@@ -25,7 +25,7 @@ ORDER = (
     ("train",),
     ("distributed",),
     ("recipes",),
-    ("report", "release", "serve", "curate", "verify"),
+    ("report", "release", "serve", "curate", "verify", "evaluate"),
     ("cli",),
 )
 """A room may import its own modules, and rooms that stand before it."""
@@ -37,7 +37,7 @@ EXCEPTIONS = {
 }
 """Rooms that may import less than their place would allow."""
 
-NO_TORCH = {"types", "errors", "log", "files", "data", "verifiers", "report", "verify"}
+NO_TORCH = {"types", "errors", "log", "files", "data", "verifiers", "report", "verify", "evaluate"}
 """Rooms that name no torch at the head of a module: workers and the command line import them."""
 
 
