@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,8 @@ from cameleer.models.logprobs import forward_logprobs
 from cameleer.recipe import Runtime
 from cameleer.rollout import torch_engine
 from cameleer.rollout.engine import Request, Sampling
+from cameleer.rollout.kv_cache import Extend
+from cameleer.rollout.steps import Step
 from cameleer.rollout.torch_engine import TorchEngine
 from cameleer.types import Completion
 
@@ -143,13 +146,46 @@ def test_a_captured_step_decodes_as_the_same_kernels_launched_one_by_one(
     with monkeypatch.context() as patch:
         patch.setattr(
             TorchEngine,
-            "step_for",
-            lambda self, _, temperature: torch_engine._Step(self._model, self._cache, temperature),
+            "captured_step",
+            lambda self, _, temperature: Step(self._model, self._cache, temperature),
         )
         plain = answers()
     same = [one.tokens == two.tokens for one, two in zip(captured, plain, strict=True)]
     # Another number of rows rounds otherwise, and a draw near an edge may then fall beside it.
     assert sum(same) >= (len(same) if dtype == torch.float32 else len(same) - 4)
+
+
+@pytest.mark.parametrize(("dtype", "gap"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_prompts_that_start_from_the_keys_of_another_are_answered_as_alone(
+    dtype: torch.dtype, gap: float, monkeypatch: pytest.MonkeyPatch
+):
+    model = flash_llama().to("cuda", dtype)
+    common = tuple(2 + i * i % 59 for i in range(150))
+    prompts = [(*common[: 150 - 3 * i], *range(2, 9 + 5 * i)) for i in range(8)]
+    requests = [Request(f"p:{i}", p, sample) for i, p in enumerate(prompts) for sample in (0, 1)]
+    sampling = Sampling(max_tokens=2)
+
+    def answers() -> list[Completion]:
+        engine = TorchEngine(model, Silent(), num_slots=16)
+        return engine.generate(requests, sampling, seed=0, step=1)
+
+    extended = []
+    attend = Extend.attend
+
+    def counted(self: Extend, *given: Any) -> torch.Tensor:
+        extended.append(self.longest)
+        return attend(self, *given)
+
+    monkeypatch.setattr(Extend, "attend", counted)
+    shared = answers()
+    assert extended
+    monkeypatch.setattr(torch_engine, "_SHARED", 10_000)
+    alone = answers()
+    # In bfloat16 a draw near an edge may fall beside it.
+    pairs = [p for p in zip(shared, alone, strict=True) if p[0].tokens == p[1].tokens]
+    assert len(pairs) >= (16 if dtype == torch.float32 else 12)
+    for one, other in pairs:
+        assert one.logprobs == pytest.approx(other.logprobs, abs=gap)
 
 
 def test_weights_that_change_in_place_are_those_a_graph_decodes_with():
