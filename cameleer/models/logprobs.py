@@ -43,8 +43,8 @@ def forward_logprobs(model: nn.Module, batch: Batch, temperature: float) -> Outp
 
 def scaled_logits(hidden: Tensor, head: nn.Module, temperature: float) -> Tensor:
     """Float32 logits at the temperature. [M, D] -> [M, V]."""
-    logits: Tensor = head(hidden)
-    return logits.float().div_(temperature)
+    logits: Tensor = head(hidden).float()
+    return logits if temperature == 1 else logits.div_(temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):

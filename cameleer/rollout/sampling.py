@@ -36,7 +36,9 @@ def sample_tokens(logits_SV: Tensor, uniform_S: Tensor) -> tuple[Tensor, Tensor]
     padding = -size % _BLOCK
     peak_S = logits_SV.amax(-1)
     mass = (logits_SV - peak_S[:, None]).exp_()
-    blocks = torch.nn.functional.pad(mass, (0, padding)).view(len(mass), -1, _BLOCK)
+    if padding:
+        mass = torch.nn.functional.pad(mass, (0, padding))
+    blocks = mass.view(len(mass), -1, _BLOCK)
     # Float64 sums: float32 could not tell the rare tokens at the far end apart.
     cumulative = blocks.sum(-1).double().cumsum(-1)
     total_S = cumulative[:, -1]
