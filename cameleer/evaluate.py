@@ -78,9 +78,13 @@ def show(results: Mapping[str, Any]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("benchmark", "metric"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("score", "95 %", *_BESIDE):
+    known = results["benchmarks"]
+    beside = {
+        title: key for title, key in _BESIDE.items() if known.keys() & COLUMNS[key].percent.keys()
+    }
+    for heading in ("score", "95 %", *beside):
         table.add_column(heading, justify="right", no_wrap=heading in ("score", "95 %"))
-    for name, found in results["benchmarks"].items():
+    for name, found in known.items():
         for metric, score in found["metrics"].items():
             is_primary = metric == next(iter(found["metrics"]))
             table.add_row(
@@ -88,12 +92,12 @@ def show(results: Mapping[str, Any]) -> None:
                 metric,
                 f"{100 * score['value']:.1f} ± {100 * score['standard_error']:.1f}",
                 f"{100 * score['low']:.1f} to {100 * score['high']:.1f}",
-                *(_published(key, name) if is_primary else "" for key in _BESIDE.values()),
+                *(_published(key, name) if is_primary else "" for key in beside.values()),
             )
             for k, value in score.get("pass_at", {}).items():
                 table.add_row("", f"  pass@{k}", f"{100 * value:.1f}")
     console.print(table)
-    for name, found in results["benchmarks"].items():
+    for name, found in known.items():
         console.print(_counts(name, found), markup=False)
 
 
