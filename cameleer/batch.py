@@ -10,8 +10,9 @@ Shape letters, used as suffixes of tensor names (``logprobs_N``):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -49,8 +50,18 @@ class Batch:
     """The same under the frozen reference policy."""
     advantages_N: Tensor | None = None
     """Zero off the mask."""
+    values_N: Tensor | None = None
+    """What the value model expected of the tokens before, as the step began: V(t_<i)."""
+    returns_N: Tensor | None = None
+    """What the value model is to learn to expect. Zero off the mask."""
+    pair_B: Tensor | None = None
+    """Which preference pair a sequence belongs to. The two of a pair share a micro-batch."""
+    chosen_B: Tensor | None = None
+    """True for the preferred sequence of each pair."""
     weights_N: Tensor | None = None
     """The recipe's `normalize`: what each token's loss counts in the minibatch."""
+    weights_B: Tensor | None = None
+    """What a loss a sequence or pair counts there; that of a pair stands at its chosen one."""
 
     @property
     def num_sequences(self) -> int:
@@ -77,6 +88,13 @@ class Batch:
         assert self.group_B is not None and self.scored_B is not None
         num_groups = int(self.group_B.max()) + 1
         return values_B.new_zeros(num_groups).index_add(0, self.group_B, values_B * self.scored_B)
+
+    @property
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Indices of the chosen sequences and of the rejected ones, pair by pair."""
+        assert self.pair_B is not None and self.chosen_B is not None
+        order = torch.argsort(2 * self.pair_B + (~self.chosen_B).long(), stable=True).view(-1, 2)
+        return order[:, 0], order[:, 1]
 
     def select(self, rows: Tensor) -> Batch:
         """The sequences with these indices, in this order."""
@@ -112,12 +130,19 @@ class Output(NamedTuple):
     """log p of each masked token at the recipe's temperature, float32; 0 off the mask."""
     entropy_N: Tensor | None = None
     """Entropy of the distribution each masked token was drawn from, in nats. No gradient."""
+    scores_B: Tensor | None = None
+    """A reward model's score of each sequence, float32."""
+    values_N: Tensor | None = None
+    """A value model's V(t_<i) of each masked token, float32; 0 off the mask."""
 
 
 class Loss(NamedTuple):
     """Unreduced: the learner weighs the values by the recipe's `normalize`."""
 
     values: Tensor
+    """Shape N for a loss a token, else B; that of a pair stands at its chosen sequence."""
     per: Literal["token", "sequence", "pair"]
-    metrics_N: dict[str, Tensor]
+    metrics_N: Mapping[str, Tensor] = MappingProxyType({})
     """Diagnostics a token, reported as their mean over the tokens learned from."""
+    metrics_B: Mapping[str, Tensor] = MappingProxyType({})
+    """Diagnostics a sequence or pair, reported as their mean over those."""

@@ -26,7 +26,12 @@ def example() -> Batch:
         old_logprobs_N=torch.tensor([0, -1.1, 0, -1.2, -1.3, 0]),
         reference_logprobs_N=torch.tensor([0, -2.1, 0, -2.2, -2.3, 0]),
         advantages_N=torch.tensor([0, 0.5, 0, -0.5, -0.5, 0]),
+        values_N=torch.tensor([0, 3.1, 0, 3.2, 3.3, 0]),
+        returns_N=torch.tensor([0, 4.1, 0, 4.2, 4.3, 0]),
+        pair_B=torch.tensor([1, 0, 0]),
+        chosen_B=torch.tensor([True, False, True]),
         weights_N=torch.tensor([0, 0.25, 0, 0.5, 0.5, 0]),
+        weights_B=torch.tensor([0.5, 0, 0.5]),
     )
 
 
@@ -106,3 +111,13 @@ def test_a_batch_moves_with_every_field():
 def test_a_batch_cannot_be_changed_in_place():
     with pytest.raises(AttributeError):
         example().tokens_N = torch.tensor([1])  # type: ignore[misc]
+
+
+def test_pairs_are_the_chosen_and_the_rejected_of_each():
+    batch = replace(
+        example().select(torch.tensor([0, 1, 2, 0])),
+        pair_B=torch.tensor([1, 0, 0, 1]),
+        chosen_B=torch.tensor([False, False, True, True]),
+    )
+    chosen, rejected = batch.pairs
+    assert chosen.tolist() == [2, 3] and rejected.tolist() == [1, 0]

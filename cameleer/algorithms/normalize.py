@@ -71,6 +71,14 @@ class Normalize:
         return batch.per_token(weight_B) * learned_N
 
 
+def sequence_weights(batch: Batch) -> Tensor:
+    """For losses a sequence or pair, the mean over them: what each counts. Shape B, float32."""
+    counted_B = torch.ones_like(batch.lengths_B, dtype=torch.float32)
+    if batch.chosen_B is not None:
+        counted_B = batch.chosen_B.to(torch.float32)
+    return counted_B / counted_B.sum()
+
+
 def _drawn_in_lots(tokens_B: Tensor, has_tokens_B: Tensor, size: int, seed: int) -> Tensor:
     rows = has_tokens_B.nonzero().squeeze(1)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))

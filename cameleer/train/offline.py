@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from cameleer.algorithms.normalize import Normalize
+from cameleer.algorithms.normalize import Normalize, sequence_weights
 from cameleer.batch import Batch
 from cameleer.data.prompts import Example, order
 from cameleer.train.collect import Clock
@@ -33,11 +33,17 @@ def execute(session: Session, step: int, clock: Clock) -> tuple[dict[str, float]
         len(session.examples), recipe.seed, (step - 1) * recipe.batch_size, recipe.batch_size
     )
     batch = pack([session.examples[i] for i in rows])
-    weights_N = Normalize.parse(recipe.normalize).weights(
-        batch, seed=recipe.seed * 1_000_003 + step
+    with clock.phase("score"):
+        for name in recipe.algorithm.needs:
+            batch = session.learner.score(name, batch)
+    normalize = Normalize.parse(recipe.normalize)
+    batch = replace(
+        batch,
+        weights_N=normalize.weights(batch, seed=recipe.seed * 1_000_003 + step),
+        weights_B=sequence_weights(batch),
     )
     with clock.phase("update"):
-        session.update(step, replace(batch, weights_N=weights_N), sums)
+        session.update(step, batch, sums)
     session.engine.load(version=session.learner.version)
     num_tokens = len(batch.tokens_N)
     return {**sums.means(), "length/mean": num_tokens / batch.num_sequences}, num_tokens

@@ -105,19 +105,23 @@ class TorchLearner:
         logprobs_N = torch.zeros(len(minibatch.tokens_N), dtype=torch.float32)
         for rows in self._micro_batches(minibatch):
             micro = minibatch.select(rows).to(self._device)
-            assert micro.weights_N is not None, "the loop weighs the minibatch before any split"
             output = forward_logprobs(self.model, micro, self._temperature)
             logprobs_N[minibatch.places(rows)] = output.logprobs_N.detach().cpu()
             loss = self._algorithm.loss(micro, output)
-            total = (loss.values * micro.weights_N).sum()
+            weights = micro.weights_N if loss.per == "token" else micro.weights_B
+            assert weights is not None, "the loop weighs the minibatch before any split"
+            total = (loss.values * weights).sum()
             total.backward()
-            learned_N = micro.learned_N
-            count = int(learned_N.sum())
             sums.add("loss", float(total.detach()))
             assert output.entropy_N is not None
             metrics_N = {"policy/entropy": output.entropy_N, **loss.metrics_N}
             for name, values_N in metrics_N.items():
-                sums.add(name, float(values_N[learned_N].double().sum()), count)
+                _add_mean(sums, name, values_N, micro.learned_N)
+            counted_B = micro.chosen_B
+            if counted_B is None:
+                counted_B = torch.ones_like(micro.lengths_B, dtype=torch.bool)
+            for name, values_B in loss.metrics_B.items():
+                _add_mean(sums, name, values_B, counted_B)
         return _sum_metrics_over_ranks(sums), ranks.sum_tensor(logprobs_N)
 
     def step(self) -> dict[str, float]:
@@ -160,19 +164,26 @@ class TorchLearner:
 
     def _micro_batches(self, batch: Batch) -> Iterator[Tensor]:
         """Indices of this rank's sequences, a micro-batch at a time."""
+        atoms = [(row,) for row in range(batch.num_sequences)]
+        if batch.pair_B is not None:
+            atoms = list(zip(*(rows.tolist() for rows in batch.pairs), strict=True))
+        lengths = [sum(int(batch.lengths_B[row]) for row in atom) for atom in atoms]
         # Sorted by length and dealt out in turn: ranks get like work, micro-batches little waste.
-        order = torch.argsort(batch.lengths_B, descending=True, stable=True)
+        order = sorted(range(len(atoms)), key=lambda i: -lengths[i])
         rows: list[int] = []
         num_tokens = 0
-        for row in order[ranks.rank() :: ranks.world_size()].tolist():
-            length = int(batch.lengths_B[row])
-            if rows and num_tokens + length > self._micro_batch_tokens:
+        for i in order[ranks.rank() :: ranks.world_size()]:
+            if rows and num_tokens + lengths[i] > self._micro_batch_tokens:
                 yield torch.tensor(rows)
                 rows, num_tokens = [], 0
-            rows.append(row)
-            num_tokens += length
+            rows += atoms[i]
+            num_tokens += lengths[i]
         if rows:
             yield torch.tensor(rows)
+
+
+def _add_mean(sums: Sums, name: str, values: Tensor, counted: Tensor) -> None:
+    sums.add(name, float(values[counted].double().sum()), int(counted.sum()))
 
 
 def dtype_name(model: nn.Module) -> DType:
