@@ -293,12 +293,17 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
                 "The recipe has neither `rollout` (reinforcement learning) nor a `batch_size` "
                 "(imitation). Set one of them."
             )
-        if "old" in recipe.algorithm.needs:
+        if recipe.algorithm.learns_from == "rollouts":
             yield (
                 f"{type(recipe.algorithm).__name__} compares completions that the policy sampled, "
                 "and the recipe has no `rollout`. Add Rollout(num_prompts=…, group_size=…)."
             )
         return
+    if recipe.algorithm.learns_from != "rollouts":
+        yield (
+            f"{type(recipe.algorithm).__name__} learns from {recipe.algorithm.learns_from}, and "
+            "the recipe has a `rollout`. Remove it, and set batch_size instead."
+        )
     if rollout.group_size < 2:
         yield (
             "GRPO compares completions of the same prompt, and rollout.group_size is "

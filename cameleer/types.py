@@ -28,6 +28,16 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """Two conversations of which the first is preferred."""
+
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    source: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """What to hold a completion against: a verifier's name and what it needs to know."""
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from cameleer.algorithms.grpo import GRPO
 from cameleer.algorithms.sft import SFT
@@ -68,6 +68,7 @@ class Breaks:
 class Explodes:
     """GRPO whose loss is not a number once the fuse has burnt down."""
 
+    learns_from: ClassVar[Literal["rollouts"]] = "rollouts"
     fuse: ClassVar[dict[str, int]] = {"left": 0}
     """Losses until then."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from cameleer.batch import Batch, Loss, Output
 
@@ -10,6 +10,10 @@ from cameleer.batch import Batch, Loss, Output
 @runtime_checkable
 class Algorithm(Protocol):
     """What the loops ask of an objective."""
+
+    @property
+    def learns_from(self) -> Literal["conversations", "pairs", "rollouts"]:
+        """What the recipe's data and loop have to bring."""
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ is how far its reward lies above the mean of its group. There is no value model.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -29,6 +29,7 @@ class GRPO:
     """Divide advantages by the group's standard deviation. Dr. GRPO (arXiv:2503.20783) does not."""
 
     std_floor: ClassVar[float] = 1e-8
+    learns_from: ClassVar[Literal["rollouts"]] = "rollouts"
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from cameleer.batch import Batch, Loss, Output
 
@@ -10,6 +11,8 @@ from cameleer.batch import Batch, Loss, Output
 @dataclass(frozen=True, kw_only=True)
 class SFT:
     """Cross-entropy on masked tokens. How tokens are averaged is the recipe's `normalize`."""
+
+    learns_from: ClassVar[Literal["conversations"]] = "conversations"
 
     @property
     def needs(self) -> tuple[str, ...]:

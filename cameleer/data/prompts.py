@@ -7,8 +7,8 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
@@ -38,6 +38,22 @@ class Example:
     source: str
 
 
+@dataclass(frozen=True)
+class Examples:
+    """What a recipe without rollouts learns from, and what became of the other rows."""
+
+    items: list[tuple[Example, ...]]
+    """One sequence each, or two: the chosen and the rejected of a pair."""
+    truncated: int = 0
+    """Items of which a sequence was longer than the limit, and was cut."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Rows left out, by reason."""
+
+    @property
+    def sequences(self) -> list[Example]:
+        return [example for item in self.items for example in item]
+
+
 def load_prompts(
     sources: Sequence[Source],
     tokenizer: Any,
@@ -56,7 +72,7 @@ def load_prompts(
     for number, source in enumerate(sources):
         for index, row in enumerate(read_rows(source)):
             messages, checks, name = _question(row, source)
-            with _naming(row):
+            with naming(row):
                 tokens = prompt_tokens(tokenizer, messages)
             if len(tokens) > max_tokens:
                 too_long += 1
@@ -74,23 +90,28 @@ def load_prompts(
     return Prompts(tuple(kept), too_long)
 
 
-def load_examples(sources: Sequence[Source], tokenizer: Any, *, max_tokens: int) -> list[Example]:
+def load_examples(sources: Sequence[Source], tokenizer: Any, *, max_tokens: int) -> Examples:
     """Read and render the conversations of all sources; longer ones are cut at `max_tokens`.
 
-    Conversations of which nothing is left to train are dropped, as in Tulu 3's filter.
+    Conversations of which nothing is left to train are dropped and counted, as in Tulu 3's filter.
     """
-    examples = []
+    items: list[tuple[Example, ...]] = []
+    truncated = without_answer = 0
     for source in sources:
         for row in read_rows(source):
             conversation = _conversation(row, source)
-            with _naming(row):
+            with naming(row):
                 tokens, mask = conversation_tokens(tokenizer, conversation.messages)
+            truncated += len(tokens) > max_tokens
             tokens, mask = tokens[:max_tokens], mask[:max_tokens]
             if any(mask):
-                examples.append(Example(tokens, mask, conversation.source))
-    if not examples:
+                items.append((Example(tokens, mask, conversation.source),))
+            else:
+                without_answer += 1
+    if not items:
         raise DataError("No conversation has an assistant turn to train within the length limit.")
-    return examples
+    dropped = {"nothing to train within the length limit": without_answer} if without_answer else {}
+    return Examples(items, truncated, dropped)
 
 
 def order(count: int, seed: int, start: int, length: int) -> list[int]:
@@ -155,7 +176,7 @@ def few_shot_prefix(format: str) -> str:
 
 
 @contextlib.contextmanager
-def _naming(row: Row) -> Iterator[None]:
+def naming(row: Row) -> Iterator[None]:
     """What the chat template refuses is told with the row it stands in."""
     try:
         yield
@@ -170,11 +191,13 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 
 def _question(row: Row, source: Source) -> tuple[tuple[Message, ...], tuple[Check, ...], str]:
     fields = row.fields
-    if source.format == "chat":
-        raise DataError(f"{row.origin}: rows of format 'chat' have no ground truth to reward.")
+    if source.format in ("chat", "preference"):
+        raise DataError(
+            f"{row.origin}: rows of format '{source.format}' have no ground truth to reward."
+        )
     if source.format == "rlvr":
         verifier = str(fields["dataset"]).lower()
-        messages = _messages(fields["messages"], row)
+        messages = messages_in(fields["messages"], row)
         if len(messages) > 1 and messages[-1]["role"] == "assistant":
             # The reference's rule: a worked answer at the end is not part of the prompt.
             messages = messages[:-1]
@@ -228,8 +251,13 @@ def last_boxed(text: str) -> str | None:
 
 def _conversation(row: Row, source: Source) -> Conversation:
     fields = row.fields
+    if source.format == "preference":
+        raise DataError(
+            f"{row.origin}: rows of format 'preference' are pairs, and {source.path} is to be "
+            "imitated. Compare them with algorithm DPO, or name another source."
+        )
     if source.format in ("rlvr", "chat"):
-        messages = _messages(fields["messages"], row)
+        messages = messages_in(fields["messages"], row)
         if messages[0]["role"] == "assistant":
             raise DataError(
                 f"{row.origin}: the conversation begins with an assistant's turn, which answers "
@@ -245,10 +273,11 @@ def _conversation(row: Row, source: Source) -> Conversation:
     return Conversation((*messages, {"role": "assistant", "content": text}), name, row.origin)
 
 
-def _messages(value: Any, row: Row) -> tuple[Message, ...]:
+def messages_in(value: Any, row: Row, column: str = "messages") -> tuple[Message, ...]:
+    """The turns of a column. Raises DataError for what is none."""
     if not isinstance(value, list) or not value:
         raise DataError(
-            f"{row.origin}: `messages` has to be a list of turns, and is {value!r:.60}."
+            f"{row.origin}: `{column}` has to be a list of turns, and is {value!r:.60}."
         )
     for turn in value:
         if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):

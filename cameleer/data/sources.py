@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 from cameleer.errors import DataError, nearest
 
-Format = Literal["rlvr", "gsm8k", "math", "chat"]
+Format = Literal["rlvr", "gsm8k", "math", "chat", "preference"]
 
 REQUIRED: dict[Format, tuple[tuple[str, ...], ...]] = {
     "rlvr": (("messages",), ("ground_truth",), ("dataset",)),
     "gsm8k": (("question",), ("answer",)),
     "math": (("problem",), ("solution", "answer")),
     "chat": (("messages",),),
+    "preference": (("chosen",), ("rejected",)),
 }
 """Columns of each format; of a tuple with several, one is enough."""
 
@@ -30,7 +31,8 @@ class Source:
     """One data set of a recipe.
 
     Formats: `rlvr` has the columns of allenai/RLVR-GSM-MATH-IF-Mixed-Constraints; `gsm8k` and
-    `math` are the raw rows of those sets; `chat` has `messages` alone, for imitation.
+    `math` are the raw rows of those sets; `chat` has `messages` alone, for imitation;
+    `preference` has `chosen` and `rejected`, as conversations or as answers to a `prompt`.
     """
 
     path: str
@@ -85,7 +87,7 @@ def read_rows(source: Source) -> list[Row]:
                 raise DataError(
                     f"{row.origin}: the row has no {' or '.join(names)}, which format "
                     f"'{source.format}' needs (it has {present}). Mend the row, or name another "
-                    "format of rlvr, gsm8k, math, chat."
+                    f"format of {', '.join(REQUIRED)}."
                 )
     return rows
 

@@ -139,7 +139,7 @@ def _model(recipe: Recipe) -> str:
 
 
 def _data(recipe: Recipe) -> str:
-    from cameleer.train.session import read_inputs
+    from cameleer.train.session import described, read_inputs
 
     sources = (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ()))
     for source in sources:
@@ -152,7 +152,7 @@ def _data(recipe: Recipe) -> str:
         inputs = read_inputs(recipe)
     told = "".join(f"\n      note: {notice}" for notice in notices(recipe, inputs.longest))
     if not recipe.rollout:
-        return f"{len(inputs.examples):,} examples{told}"
+        return f"{described(inputs.examples)}{told}"
     longest = max(len(p.tokens) for p in inputs.prompts.prompts)
     return (
         f"{len(inputs.prompts.prompts):,} prompts, the longest of {longest:,} tokens; "

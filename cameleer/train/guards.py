@@ -10,24 +10,24 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cameleer.data.prompts import Example, Prompts
+from cameleer.data.prompts import Examples, Prompts
 from cameleer.errors import DataError, RunError
 from cameleer.recipe import Recipe
 from cameleer.types import Prompt
 
 
-def refuse_overlap(prompts: Prompts, examples: Sequence[Example], heldout: Prompts) -> None:
+def refuse_overlap(prompts: Prompts, examples: Examples, heldout: Prompts) -> None:
     """Raises DataError where a held-out question is also trained on.
 
     Prompts are compared by their words. Of examples only ids are known: what stands before the
     first trained token is the question.
     """
     trained = {_words(p) for p in prompts.prompts}
-    imitated = {example.tokens[: example.mask.index(True)] for example in examples}
+    imitated = {example.tokens[: example.mask.index(True)] for example in examples.sequences}
     both = [p for p in heldout.prompts if _words(p) in trained or p.tokens in imitated]
     if both:
         raise DataError(

@@ -1,4 +1,4 @@
-"""The loop of imitation: examples in a fixed order, one optimizer step a batch."""
+"""The loop of SFT and DPO: examples or pairs in a fixed order, one optimizer step a batch."""
 
 from __future__ import annotations
 
@@ -49,10 +49,18 @@ def execute(session: Session, step: int, clock: Clock) -> tuple[dict[str, float]
     return {**sums.means(), "length/mean": num_tokens / batch.num_sequences}, num_tokens
 
 
-def pack(examples: Sequence[Example]) -> Batch:
-    """Examples end to end."""
-    return Batch(
+def pack(items: Sequence[tuple[Example, ...]]) -> Batch:
+    """Examples, or the two of each pair, end to end."""
+    examples = [example for item in items for example in item]
+    batch = Batch(
         tokens_N=torch.tensor([t for e in examples for t in e.tokens]),
         lengths_B=torch.tensor([len(e.tokens) for e in examples]),
         mask_N=torch.tensor([m for e in examples for m in e.mask]),
+    )
+    if all(len(item) == 1 for item in items):
+        return batch
+    return replace(
+        batch,
+        pair_B=torch.arange(len(items)).repeat_interleave(2),
+        chosen_B=torch.tensor([True, False]).repeat(len(items)),
     )

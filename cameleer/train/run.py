@@ -27,7 +27,14 @@ from cameleer.train.learner import Sums
 from cameleer.train.parity import Gap, Parity
 from cameleer.train.probe import probe, worth_probing
 from cameleer.train.recorder import Recorder, environment
-from cameleer.train.session import MAY_CHANGE, Session, check_device, fingerprint, resolve
+from cameleer.train.session import (
+    MAY_CHANGE,
+    Session,
+    check_device,
+    described,
+    fingerprint,
+    resolve,
+)
 from cameleer.train.sinks import require_sinks
 from cameleer.train.watch import Watch
 from cameleer.types import Group
@@ -209,7 +216,9 @@ class Run(Session):
             "heldout": [fingerprint(source) for source in heldout],
             "prompts": len(inputs.prompts.prompts),
             "prompts_too_long": inputs.prompts.too_long,
-            "examples": len(inputs.examples),
+            "examples": len(inputs.examples.items),
+            "examples_truncated": inputs.examples.truncated,
+            "examples_dropped": dict(inputs.examples.dropped),
         }
         make_directory(
             recipe.directory, {"recipe.json": to_json(recipe), "manifest.json": manifest}
@@ -408,8 +417,9 @@ class Run(Session):
     def _introduce(self) -> None:
         recipe, inputs = self.recipe, self.inputs
         size = sum(p.numel() for p in self.learner.model.parameters())
-        data = f"{len(inputs.prompts.prompts) or len(inputs.examples):,} "
-        data += "prompts" if recipe.rollout else "examples"
+        data = f"{len(inputs.prompts.prompts):,} prompts"
+        if recipe.rollout is None:
+            data = described(inputs.examples)
         if inputs.prompts.too_long:
             data += f" ({inputs.prompts.too_long:,} dropped: too long)"
         console.print(

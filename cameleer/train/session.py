@@ -16,7 +16,8 @@ from torch import Tensor
 
 from cameleer.batch import Batch
 from cameleer.data.chat import with_template
-from cameleer.data.prompts import Example, Prompts, check_truths, load_examples, load_prompts
+from cameleer.data.preference import load_pairs
+from cameleer.data.prompts import Examples, Prompts, check_truths, load_examples, load_prompts
 from cameleer.data.sources import Source
 from cameleer.errors import ModelError, RecipeError, RunError, TrainingError
 from cameleer.log import quiet_libraries
@@ -47,7 +48,7 @@ class Inputs:
     tokenizer: Any
     config: Any
     prompts: Prompts
-    examples: list[Example]
+    examples: Examples
     heldout: Prompts
     longest: int
     """Tokens of the longest sequence that the run can meet."""
@@ -76,12 +77,13 @@ def read_inputs(recipe: Recipe) -> Inputs:
     check_vocabulary(tokenizer, config, source)
     with_template(tokenizer, recipe.model.chat_template, source)
     prompts = heldout = Prompts((), 0)
-    examples: list[Example] = []
+    examples = Examples([])
     limit = recipe.rollout.max_prompt_tokens if recipe.rollout else recipe.max_tokens
     if recipe.rollout:
         prompts = _checked_prompts(recipe, recipe.data, tokenizer, limit)
     else:
-        examples = load_examples(recipe.data, tokenizer, max_tokens=recipe.max_tokens)
+        load = load_pairs if recipe.algorithm.learns_from == "pairs" else load_examples
+        examples = load(recipe.data, tokenizer, max_tokens=recipe.max_tokens)
     if recipe.heldout:
         heldout = _checked_prompts(recipe, recipe.heldout.sources, tokenizer, limit)
         heldout = Prompts(heldout.prompts[: recipe.heldout.num_prompts], heldout.too_long)
@@ -89,7 +91,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
     if recipe.heldout and not recipe.rollout:
         answer, its_name = longest_answer(examples), "the longest answer in the data"
     longest = max((len(p.tokens) for p in (*prompts.prompts, *heldout.prompts)), default=0) + answer
-    longest = max(longest, max((len(e.tokens) for e in examples), default=0))
+    longest = max(longest, max((len(e.tokens) for e in examples.sequences), default=0))
     window = getattr(config, "max_position_embeddings", None)
     if window and longest > window:
         raise ModelError(
@@ -103,7 +105,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
             f"{sliding} only, which is not implemented. Lower max_prompt_tokens or max_tokens."
         )
     refuse_overlap(prompts, examples, heldout)
-    answer = answer or max(sum(e.mask) for e in examples)
+    answer = answer or max(sum(e.mask) for e in examples.sequences)
     return Inputs(tokenizer, config, prompts, examples, heldout, longest, answer)
 
 
@@ -118,7 +120,7 @@ class Session:
         with quiet_libraries():
             self.inputs = read_inputs(recipe)
             self.learner = _make_learner(recipe, self.inputs)
-        self.prompts, self.examples = self.inputs.prompts.prompts, self.inputs.examples
+        self.prompts, self.examples = self.inputs.prompts.prompts, self.inputs.examples.items
         rollout = recipe.rollout
         self.engine: RolloutEngine = TorchEngine(
             self.learner.model,
@@ -131,7 +133,7 @@ class Session:
         self.ahead: dict[int, list[Group]] = {}
         """Groups that were collected before their step, by step."""
         self.sampling = Sampling(
-            max_tokens=rollout.max_tokens if rollout else longest_answer(self.examples),
+            max_tokens=rollout.max_tokens if rollout else longest_answer(self.inputs.examples),
             temperature=rollout.temperature if rollout else 1.0,
             stop=rollout.stop if rollout else (),
         )
@@ -264,9 +266,19 @@ def check_device(recipe: Recipe) -> None:
         )
 
 
-def longest_answer(examples: Sequence[Example]) -> int:
+def longest_answer(examples: Examples) -> int:
     """A model that imitates has no reason to answer longer than it was shown."""
-    return max(sum(e.mask) for e in examples) + 8
+    return max(sum(e.mask) for e in examples.sequences) + 8
+
+
+def described(examples: Examples) -> str:
+    """How many there are, and what became of the other rows, for people."""
+    kind = "pairs" if any(len(item) == 2 for item in examples.items) else "examples"
+    text = f"{len(examples.items):,} {kind}"
+    notes = [f"{count:,} dropped: {why}" for why, count in examples.dropped.items()]
+    if examples.truncated:
+        notes.insert(0, f"{examples.truncated:,} cut at max_tokens")
+    return f"{text} ({'; '.join(notes)})" if notes else text
 
 
 def fingerprint(source: Source) -> dict[str, Any]:

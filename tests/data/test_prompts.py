@@ -252,7 +252,7 @@ def test_examples_of_each_format_train_the_answer(tmp_path: Path):
     ]
     trained = [
         bytes(t for t, m in zip(e.tokens, e.mask, strict=True) if m).decode()
-        for e in load_examples(sources, Bytes(), max_tokens=1000)
+        for e in load_examples(sources, Bytes(), max_tokens=1000).sequences
     ]
     # Calculator marks like <<2*500=1000>> are for no reader.
     assert trained == ["Yo\0", "He has 1,000.\n#### 1,000\0", "It is $\\boxed{2}$.\0"]
@@ -260,7 +260,10 @@ def test_examples_of_each_format_train_the_answer(tmp_path: Path):
 
 def test_examples_are_cut_and_those_with_nothing_left_to_train_dropped(tmp_path: Path):
     rows = [{"messages": [user("x" * n), assistant("yes")]} for n in (1, 50)]
-    (example,) = load_examples([source(tmp_path, *rows, format="chat")], Bytes(), max_tokens=8)
+    found = load_examples([source(tmp_path, *rows, format="chat")], Bytes(), max_tokens=8)
+    (example,) = found.sequences
+    assert found.truncated == 2
+    assert found.dropped == {"nothing to train within the length limit": 1}
     assert bytes(example.tokens) == b"u:x\na:ye"
     assert example.mask == (False,) * 6 + (True,) * 2
 

@@ -57,10 +57,19 @@ def test_the_same_questions_are_answered_every_few_steps(model: Path, tmp_path: 
 def test_examples_lie_end_to_end_with_their_masks():
     batch = pack(
         [
-            Example((7, 8, 9), (False, True, True), "a"),
-            Example((5, 6), (False, True), "a"),
+            (Example((7, 8, 9), (False, True, True), "a"),),
+            (Example((5, 6), (False, True), "a"),),
         ]
     )
     assert batch.tokens_N.tolist() == [7, 8, 9, 5, 6]
     assert batch.lengths_B.tolist() == [3, 2]
     assert batch.mask_N.tolist() == [False, True, True, False, True]
+    assert batch.pair_B is None and batch.chosen_B is None
+
+
+def test_the_two_of_a_pair_lie_side_by_side_the_chosen_first():
+    one, other = Example((7, 8), (False, True), "a"), Example((7, 9, 9), (False, True, True), "a")
+    batch = pack([(one, other), (other, one)])
+    assert batch.lengths_B.tolist() == [2, 3, 3, 2]
+    assert batch.pair_B is not None and batch.pair_B.tolist() == [0, 0, 1, 1]
+    assert batch.chosen_B is not None and batch.chosen_B.tolist() == [True, False, True, False]

@@ -1,0 +1,82 @@
+"""Preference pairs: two answers to the same question, of which one is preferred."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from cameleer.data.chat import conversation_tokens
+from cameleer.data.prompts import Example, Examples, messages_in, naming
+from cameleer.data.sources import Row, Source, read_rows
+from cameleer.errors import DataError
+from cameleer.types import Message, Preference
+
+
+def load_pairs(sources: Sequence[Source], tokenizer: Any, *, max_tokens: int) -> Examples:
+    """Read and render the pairs of all sources: each item is the chosen and the rejected sequence.
+
+    All assistant's turns are compared, those of a shared beginning too, as in Tulu 3. Both
+    sequences are cut at `max_tokens`. Left out and counted are pairs of equal conversations, which
+    prefer nothing, and those of which the cut leaves nothing to train in one of the two.
+
+    Raises DataError for rows that are no pairs, and where no pair is left.
+    """
+    items: list[tuple[Example, ...]] = []
+    dropped: Counter[str] = Counter()
+    truncated = 0
+    for source in sources:
+        for row in read_rows(source):
+            pair = _preference(row, source)
+            if pair.chosen == pair.rejected:
+                dropped["chosen equals rejected"] += 1
+                continue
+            with naming(row):
+                both = [conversation_tokens(tokenizer, x) for x in (pair.chosen, pair.rejected)]
+            truncated += any(len(tokens) > max_tokens for tokens, _ in both)
+            chosen, rejected = (
+                Example(tokens[:max_tokens], mask[:max_tokens], pair.source)
+                for tokens, mask in both
+            )
+            if not (any(chosen.mask) and any(rejected.mask)):
+                dropped["nothing to train within the length limit"] += 1
+            elif chosen.tokens == rejected.tokens:
+                dropped["equal within the length limit"] += 1
+            else:
+                items.append((chosen, rejected))
+    if not items:
+        reasons = ", ".join(f"{count:,}: {why}" for why, count in dropped.items())
+        raise DataError(f"No preference pair is left ({reasons}). Raise max_tokens, or other data.")
+    return Examples(items, truncated, dict(dropped))
+
+
+def _preference(row: Row, source: Source) -> Preference:
+    """`chosen` and `rejected` are conversations, or answers to a `prompt` of turns or text."""
+    prompt = row.fields.get("prompt")
+    chosen, rejected = row.fields["chosen"], row.fields["rejected"]
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise DataError(
+            f"{row.origin}: `chosen` is a {type(chosen).__name__} and `rejected` a "
+            f"{type(rejected).__name__}. Both have to be lists of turns, or both texts."
+        )
+    if isinstance(chosen, str):
+        if prompt is None:
+            raise DataError(
+                f"{row.origin}: `chosen` and `rejected` are texts, and there is no `prompt` that "
+                "they answer. Add it, as a text or a list of turns."
+            )
+        chosen, rejected = ([{"role": "assistant", "content": x}] for x in (chosen, rejected))
+    one = messages_in(chosen, row, "chosen")
+    other = messages_in(rejected, row, "rejected")
+    # Some sets repeat the prompt beside whole conversations.
+    if prompt is not None and one[0]["role"] == other[0]["role"] == "assistant":
+        question: tuple[Message, ...] = ({"role": "user", "content": str(prompt)},)
+        before = question if isinstance(prompt, str) else messages_in(prompt, row, "prompt")
+        one, other = (*before, *one), (*before, *other)
+    for name, messages in (("chosen", one), ("rejected", other)):
+        if messages[-1]["role"] != "assistant" or messages[0]["role"] == "assistant":
+            raise DataError(
+                f"{row.origin}: `{name}` has to begin with a question and end with the "
+                f"assistant's answer; its turns are {', '.join(m['role'] for m in messages)}."
+            )
+    return Preference(one, other, source.name or source.format, row.origin)
