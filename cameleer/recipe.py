@@ -78,9 +78,12 @@ class Rollout:
     """Steps that groups are collected ahead of their update. 0 is on-policy; Tulu 3.1 had 1."""
 
 
+Schedule = Literal["constant", "linear", "cosine"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Optim:
-    """AdamW with a constant learning rate."""
+    """AdamW and its learning rate."""
 
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.999)
@@ -91,6 +94,8 @@ class Optim:
     """Gradients of a larger norm are scaled down to it."""
     warmup_steps: int = 0
     """The learning rate rises linearly over so many updates."""
+    schedule: Schedule = "constant"
+    """Then it stays, or falls to 0 at the recipe's end along a line or half a cosine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +213,11 @@ class Recipe:
     def directory(self) -> Path:
         return Path(self.output.directory) / self.name
 
+    @property
+    def num_updates(self) -> int:
+        """Optimizer steps from start to end."""
+        return self.num_steps * self.num_minibatches * self.num_epochs
+
     def validate(self) -> None:
         """Raises RecipeError for what is wrong without looking at model or data."""
         for problem in _problems(self):
@@ -265,6 +275,8 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
         )
     if min(recipe.output.save_every, recipe.output.log_every) < 1:
         yield "output.save_every and output.log_every count steps, and have to be 1 or more."
+    if recipe.optim.warmup_steps < 0:
+        yield f"optim.warmup_steps is {recipe.optim.warmup_steps}; it counts updates, from 0."
     if recipe.optim.max_grad_norm <= 0:
         yield (
             f"optim.max_grad_norm is {recipe.optim.max_grad_norm}, which would scale every "

@@ -74,7 +74,7 @@ def _fields(recipe: Recipe) -> str:
     return (
         f"{type(recipe.algorithm).__name__}, {recipe.num_steps:,} steps of {rollout.num_prompts} "
         f"prompts x {rollout.group_size}: {recipe.num_steps * episodes:,} episodes, "
-        f"{recipe.num_steps * recipe.num_minibatches * recipe.num_epochs:,} updates"
+        f"{recipe.num_updates:,} updates"
     )
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from cameleer.recipe import Schedule
 
 
 class MasterAdamW:
@@ -25,8 +28,14 @@ class MasterAdamW:
         eps: float,
         weight_decay: float,
         warmup_steps: int,
+        schedule: Schedule = "constant",
+        num_updates: int = 0,
     ) -> None:
-        """Args: `warmup_steps`: the rate rises linearly to `lr` over so many steps, then stays."""
+        """
+        Args:
+            warmup_steps: The rate rises linearly to `lr` over so many updates.
+            schedule: What it does then, until the last of `num_updates`.
+        """
         self._names: list[str] = []
         self._modules: list[Tensor] = []
         self.masters: list[Tensor] = []
@@ -44,10 +53,22 @@ class MasterAdamW:
             self.masters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
         self._lr, self._warmup_steps = lr, warmup_steps
+        self._schedule, self._num_updates = schedule, num_updates
 
     def learning_rate(self, step: int) -> float:
-        """The rate of the update that follows `step` updates."""
-        return self._lr * min(1.0, (step + 1) / max(self._warmup_steps, 1))
+        """The rate of the update that follows `step` updates.
+
+        The shapes are those of transformers' schedulers, but that the first update of a warm-up has
+        a rate above 0.
+        """
+        if step < self._warmup_steps:
+            return self._lr * (step + 1) / self._warmup_steps
+        if self._schedule == "constant":
+            return self._lr
+        left = max(0, self._num_updates - step) / max(1, self._num_updates - self._warmup_steps)
+        if self._schedule == "linear":
+            return self._lr * left
+        return self._lr * (1 - math.cos(math.pi * left)) / 2
 
     def step(self, step: int, max_grad_norm: float) -> dict[str, float]:
         """One update from the gradients gathered so far.

@@ -52,6 +52,13 @@ def refuse_changes(recipe: Recipe, directory: Path | None = None) -> None:
     if not (directory / "recipe.json").exists():
         raise RunError(f"{directory} holds no run to resume. Start it without --resume.")
     stored = read_json(directory / "recipe.json")
+    if stored["num_steps"] != asked["num_steps"] and recipe.optim.schedule != "constant":
+        raise RunError(
+            f"{directory} was started with num_steps={stored['num_steps']}, over which its "
+            f"learning rate falls ({recipe.optim.schedule}), and is to go on to "
+            f"{asked['num_steps']}: it would have fallen otherwise so far. Set it back, or start "
+            "another run from its last checkpoint's model/."
+        )
     for name in asked:
         if name not in MAY_CHANGE and stored.get(name) != asked[name]:
             difference = _first_difference(stored.get(name), asked[name], name)

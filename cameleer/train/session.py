@@ -235,6 +235,8 @@ def _make_learner(recipe: Recipe, inputs: Inputs) -> TorchLearner:
         eps=optim.eps,
         weight_decay=optim.weight_decay,
         warmup_steps=optim.warmup_steps,
+        schedule=optim.schedule,
+        num_updates=recipe.num_updates,
     )
     return TorchLearner(
         policy,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import get_scheduler
 
 from cameleer.train.optimizer import MasterAdamW
 
@@ -134,3 +136,34 @@ def test_a_restored_optimizer_goes_on_to_the_bit(dtype: torch.dtype):
         update(other, restored, step)
     assert torch.equal(module.weight, other.weight)
     assert all(torch.equal(a, b) for a, b in zip(optimizer.masters, restored.masters, strict=True))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+@pytest.mark.parametrize("warmup_steps", [0, 3])
+def test_the_learning_rate_falls_as_transformers_schedulers_do(schedule: Any, warmup_steps: int):
+    module = linear()
+    ours = MasterAdamW(
+        module, lr=0.5, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.01,
+        warmup_steps=warmup_steps, schedule=schedule, num_updates=10,
+    )  # fmt: skip
+    adamw = torch.optim.AdamW(linear().parameters(), lr=0.5)
+    kind = "constant_with_warmup" if schedule == "constant" else schedule
+    theirs = get_scheduler(kind, adamw, num_warmup_steps=warmup_steps, num_training_steps=10)
+    rates = []
+    for _ in range(10):
+        rates.append(adamw.param_groups[0]["lr"])
+        adamw.step()
+        theirs.step()
+    found = [ours.learning_rate(step) for step in range(10)]
+    assert found[warmup_steps:] == pytest.approx(rates[warmup_steps:])
+    # They begin at 0, which wastes an update.
+    assert found[:warmup_steps] == pytest.approx([0.5 * (i + 1) / 3 for i in range(warmup_steps)])
+
+
+def test_a_linear_schedule_by_hand():
+    ours = MasterAdamW(
+        linear(), lr=1.0, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.0,
+        warmup_steps=2, schedule="linear", num_updates=6,
+    )  # fmt: skip
+    # Up over two updates, then down over the four that are left.
+    assert [ours.learning_rate(i) for i in range(7)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]

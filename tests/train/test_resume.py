@@ -199,3 +199,12 @@ def test_where_and_how_long_may_change(model: Path, tmp_path: Path):
     (directory,) = run(longer, resume=True)
     assert read_json(directory / "recipe.json") == to_json(longer)
     assert [line["step"] for line in read_metrics(directory)] == [1, 2, 3]
+
+
+def test_another_end_is_refused_where_the_learning_rate_falls_towards_it(
+    model: Path, tmp_path: Path
+):
+    falling = Optim(learning_rate=1e-2, schedule="linear")
+    run(sft(model, tmp_path, num_steps=2, optim=falling))
+    with pytest.raises(RunError, match="over which its learning rate falls"):
+        run(sft(model, tmp_path, num_steps=4, optim=falling), resume=True)
