@@ -12,11 +12,13 @@ from typing import Any, ClassVar
 from cameleer.algorithms.grpo import GRPO
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import process_group
-from cameleer.recipe import Model, Optim, Output, Recipe, Rollout, Runtime
+from cameleer.recipe import Evals, Model, Optim, Output, Recipe, Rollout, Runtime
 from cameleer.rollout.engine import Request, Sampling
 from cameleer.train.online import train_online
 from cameleer.train.run import Run
 from cameleer.types import Completion, Score
+
+BENCHMARK = f"{Path(__file__).parents[1] / 'small_benchmark.py'}:BENCHMARK"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,9 @@ class ReplayEngine:
     def load(self, version: int) -> None:
         self.version = version
 
+    def release(self) -> None:
+        """It holds nothing."""
+
     def generate(
         self, requests: Sequence[Request], sampling: Sampling, *, seed: int, step: int
     ) -> list[Completion]:
@@ -60,7 +65,7 @@ class ReplayEngine:
         )
 
 
-def main(model: str, directory: str) -> None:
+def main(model: str, directory: str, data: str) -> None:
     recipe = Recipe(
         name="replayed",
         model=Model(source=model),
@@ -74,6 +79,7 @@ def main(model: str, directory: str) -> None:
         num_minibatches=2,
         normalize="micro_batch(2)",
         runtime=Runtime(num_threads=1, micro_batch_tokens=200),
+        evals=Evals(benchmarks=(BENCHMARK,), every=0, data=data),
         output=Output(directory=directory, sample_every=0),
     )
     with process_group(), Run(recipe, resume=False) as run:

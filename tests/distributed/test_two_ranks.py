@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from cameleer.data.datasets.arithmetic import vocabulary
+from cameleer.data.datasets.arithmetic import problems, vocabulary
 from cameleer.models.tiny import save_tiny_llama
 
 SCRIPT = Path(__file__).with_name("replayed_run.py")
@@ -22,14 +23,25 @@ def metrics(directory: Path) -> list[dict[str, float]]:
 
 def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path):
     model = save_tiny_llama(tmp_path / "model", vocabulary(), hidden_size=32, num_layers=2)
-    one = [sys.executable, str(SCRIPT), str(model), str(tmp_path / "one")]
+    rows = [json.dumps(row) + "\n" for row, _ in zip(problems("test"), range(9), strict=False)]
+    (tmp_path / "sums.jsonl").write_text("".join(rows))
+    one = [sys.executable, str(SCRIPT), str(model), str(tmp_path / "one"), str(tmp_path)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = [*torchrun, str(SCRIPT), str(model), str(tmp_path / "two")]
+    two = [*torchrun, str(SCRIPT), str(model), str(tmp_path / "two"), str(tmp_path)]
     for command in (one, two):
         done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
 
     alone, together = metrics(tmp_path / "one"), metrics(tmp_path / "two")
+    # Both evaluate before the first step, the ranks a share of the questions each.
+    start, same = alone.pop(0), together.pop(0)
+    assert start["eval/sums/unmarked"] == 1
+    assert start == same
+    assert {k: v for k, v in alone[-1].items() if k.startswith("eval/")} == {
+        k: v for k, v in together[-1].items() if k.startswith("eval/")
+    }
+    answers = tmp_path / "two" / "replayed" / "evals" / "step_000004" / "sums.parquet"
+    assert pq.read_table(answers).num_rows == 9
     assert len(alone) == len(together) == 4
     for step, (a, b) in enumerate(zip(alone, together, strict=True), start=1):
         assert a["groups/zero_variance"] < 1, "a step without contrast would prove nothing"
