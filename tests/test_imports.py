@@ -25,7 +25,7 @@ ORDER = (
     ("train",),
     ("distributed",),
     ("recipes",),
-    ("report", "release", "serve", "curate", "verify"),
+    ("report", "release", "serve", "curate", "verify", "evaluate"),
     ("cli",),
 )
 """A room may import its own modules, and rooms that stand before it."""
