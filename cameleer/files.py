@@ -117,7 +117,7 @@ def make_directory(directory: Path, files: Mapping[str, Any]) -> None:
         os.rename(partial, directory)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and directory.exists():
             raise RunError(
                 f"{directory} was made by another process just now. Name another directory."
             ) from error
