@@ -127,7 +127,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(str(error), markup=False)
         return 1
     except KeyboardInterrupt:
-        console.print("stopped; --resume goes on from the last checkpoint")
+        if known.command == "eval":
+            console.print("stopped; the same command goes on with the answers that are there")
+        else:
+            console.print("stopped; --resume goes on from the last checkpoint")
         return 130
 
 

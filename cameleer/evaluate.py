@@ -28,6 +28,10 @@ def run(asked: argparse.Namespace) -> int:
         return 0
     from cameleer.evals.runner import evaluate, rescore
 
+    for name in ("samples", "max_tokens", "slots", "threads", "workers", "concurrency"):
+        value = getattr(asked, name)
+        if value is not None and value < 1:
+            raise RecipeError(f"--{name.replace('_', '-')} is {value}; it has to be 1 or more.")
     if asked.rescore is not None:
         found = {each.name: each for each in [*SUITE.values(), *benchmarks(asked.benchmarks)]}
         results = rescore(asked.rescore, found, asked.workers)
@@ -121,9 +125,6 @@ def _published(key: str, benchmark: str) -> str:
 
 
 def _changed(benchmark: Benchmark, asked: argparse.Namespace) -> Benchmark:
-    for name, value in (("samples", asked.samples), ("max_tokens", asked.max_tokens)):
-        if value is not None and value < 1:
-            raise RecipeError(f"--{name.replace('_', '-')} is {value}; it has to be 1 or more.")
     changes = {
         name: value
         for name in ("samples", "temperature", "max_tokens")

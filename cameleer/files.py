@@ -117,18 +117,20 @@ def make_directory(directory: Path, files: Mapping[str, Any]) -> None:
         os.rename(partial, directory)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and directory.exists():
             raise RunError(
-                f"{directory} was made by another process just now. Give this run another --name."
+                f"{directory} was made by another process just now. Name another directory."
             ) from error
         raise unwritable(directory, error) from error
 
 
 def unwritable(directory: Path, error: OSError) -> RunError:
     """What a user reads when the disk is full, read-only or somebody else's."""
+    why = os.strerror(error.errno) if error.errno else error
     return RunError(
-        f"Cannot write to {directory}: {os.strerror(error.errno or 0)}. Free space there, or set "
-        "--output.directory. A run that has begun goes on with --resume."
+        f"Cannot write to {directory}: {why}. Free space there, or name another directory: a run's "
+        "--output.directory, an evaluation's --output. What has begun goes on: a run with "
+        "--resume, an evaluation by the same command."
     )
 
 
@@ -136,9 +138,13 @@ def unwritable(directory: Path, error: OSError) -> RunError:
 def locked(directory: Path) -> Iterator[None]:
     """Holds a directory for this process. The kernel lets go when it dies, however it dies.
 
-    Raises RunError where another process holds it.
+    Raises RunError where another process holds it, or nothing can be written.
     """
-    with (directory / ".lock").open("a") as file:
+    try:
+        file = (directory / ".lock").open("a")
+    except OSError as error:
+        raise unwritable(directory, error) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

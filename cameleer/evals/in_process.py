@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -131,12 +132,8 @@ class InProcess:
         self, instances: Sequence[Instance], done: Callable[[int, list[float]], None]
     ) -> None:
         device = next(self._model.parameters()).device
-        for index, instance in enumerate(instances):
-            text = self._text(instance)
-            alone = self._tokens(text)
-            # Tokenized together, as the model would have read them; a choice begins where the
-            # tokens part from those of the prompt alone.
-            rows = [self._tokens(text + choice) for choice in instance.choices]
+        every = [self._rows(instance) for instance in instances]
+        for index, (instance, (alone, rows)) in enumerate(zip(instances, every, strict=True)):
             found: list[float] = []
             for some in _within(rows, _FORWARD_TOKENS):
                 starts = [num_shared(alone, row) for row in some]
@@ -155,7 +152,26 @@ class InProcess:
                 ).to(device)
                 logprobs_N = forward_logprobs(self._model, batch, 1.0).logprobs_N
                 found += [float(x.sum()) for x in logprobs_N.split([len(row) for row in some])]
+            if any(map(math.isnan, found)):
+                raise ModelError(
+                    f"{self.name} gives log-probabilities that are not numbers to the choices of "
+                    f"{instance.id}. Its weights are damaged, or too large for their dtype."
+                )
             done(index, found)
+
+    def _rows(self, instance: Instance) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+        """The prompt's tokens, and those of the prompt with each of its choices."""
+        text = self._text(instance)
+        # Tokenized together, as the model would have read them; a choice begins where the tokens
+        # part from those of the prompt alone.
+        rows = [self._tokens(text + choice) for choice in instance.choices]
+        longest = max(map(len, rows))
+        if self.context is not None and longest > self.context:
+            raise ModelError(
+                f"{self.name} was made for {self.context:,} tokens, and a choice of {instance.id} "
+                f"ends at {longest:,}. Take a model with more context, or leave this benchmark out."
+            )
+        return self._tokens(text), rows
 
     def _text(self, instance: Instance) -> str:
         if isinstance(instance.prompt, str):

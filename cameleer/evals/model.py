@@ -74,8 +74,8 @@ class Model(Protocol):
         """
 
 
-def num_shared(one: Sequence[int], other: Sequence[int]) -> int:
-    """Tokens that both begin with."""
+def num_shared(one: Sequence[object], other: Sequence[object]) -> int:
+    """Tokens, or characters, that both begin with."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 

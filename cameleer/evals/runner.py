@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from cameleer.errors import DataError, ModelError, RecipeError, RunError
 from cameleer.evals import stats
 from cameleer.evals.base import Benchmark, Instance, Metric, load
 from cameleer.evals.model import Answer, Model, Question
-from cameleer.evals.store import Key, Row, Store, read_rows, sha, write_rows
+from cameleer.evals.store import Key, Row, Store, encodable, read_rows, sha, write_rows, writing
 from cameleer.files import locked, read_json, write_json
 from cameleer.log import console
 from cameleer.types import Score
@@ -72,32 +72,46 @@ def evaluate(
     Raises:
         ModelError: A prompt does not fit the model, or some question could not be answered. What
             was answered is kept, and no score is reported.
-        RunError: The directory holds another evaluation.
+        RunError: The directory holds another evaluation, or cannot be written.
         DataError: A benchmark's data cannot be read.
+        RecipeError: A verifier cannot be given to processes.
     """
     jobs = [prepare(model, benchmark, profile, data) for benchmark in benchmarks]
+    for benchmark in benchmarks:
+        _pool(benchmark, num_workers)  # What it refuses, it refuses before hours of answering.
     store = Store(directory, _config(model, jobs, profile, seed))
-    with locked(directory):
-        if (directory / "results.json").exists():
-            found: dict[str, Any] = read_json(directory / "results.json")
-            return found
-        answers = ask(model, jobs, store, seed)
-        results = {
-            **read_json(directory / "config.json"),
-            "packages": {
-                name: importlib.metadata.version(name) for name in ("torch", "transformers")
-            },
-            "benchmarks": score(jobs, answers, directory, num_workers),
-        }
-        store.finish(results)
+    if not store.is_finished:
+        with locked(directory):
+            if not store.is_finished:  # By a process that held it a moment ago.
+                _finish(model, jobs, store, seed, num_workers)
+    results: dict[str, Any] = read_json(directory / "results.json")
     return results
 
 
+def _finish(model: Model, jobs: Sequence[Job], store: Store, seed: int, num_workers: int) -> None:
+    answers = ask(model, jobs, store, seed)
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
+    scored = score(jobs, answers, store.directory, num_workers)
+    store.finish(
+        {
+            **read_json(store.directory / "config.json"),
+            "packages": packages,
+            "benchmarks": scored,
+        }
+    )
+
+
 def prepare(model: Model, benchmark: Benchmark, profile: Profile, data: Path | None) -> Job:
-    """Read a benchmark, take the profile's part, and see that the model can read it."""
+    """Read a benchmark, take the profile's part, and see that model and verifiers can read it."""
     every = load(benchmark, data)
     instances = [every[i] for i in chosen(len(every), profile)]
-    limit = _SMOKE_TOKENS if profile == "smoke" else benchmark.max_tokens
+    for instance in instances:
+        for metric in benchmark.metrics:
+            if (problem := metric.verifier.validate(instance.truth)) is not None:
+                raise _unreadable(instance.id, metric, problem)
+    limit = benchmark.max_tokens
+    if profile == "smoke":
+        limit = min(limit, _SMOKE_TOKENS)
     prompts, room = [], []
     for instance in instances:
         prompt, num_tokens = model.prompt(instance)
@@ -105,13 +119,13 @@ def prepare(model: Model, benchmark: Benchmark, profile: Profile, data: Path | N
         left = limit
         if model.context is not None and num_tokens is not None:
             left = model.context - num_tokens
-        if left < 1:
-            raise ModelError(
-                f"{model.name} was made for {model.context:,} tokens, and the prompt of "
-                f"{instance.id} has {num_tokens:,}: nothing is left for an answer. A cut prompt "
-                f"would be another question; leave out {benchmark.name}, or take a model with more "
-                "context."
-            )
+            if left < 1:
+                raise ModelError(
+                    f"{model.name} was made for {model.context:,} tokens, and the prompt of "
+                    f"{instance.id} has {num_tokens:,}: nothing is left for an answer. A cut "
+                    f"prompt would be another question; leave out {benchmark.name}, or take a "
+                    "model with more context."
+                )
         room.append(min(limit, left))
     return Job(benchmark, instances, len(every), prompts, room)
 
@@ -127,7 +141,7 @@ def chosen(count: int, profile: Profile) -> list[int]:
 
 def ask(model: Model, jobs: Sequence[Job], store: Store, seed: int) -> dict[str, dict[Key, Answer]]:
     """All answers by benchmark, of which only those that the store lacks are asked for."""
-    answers = {job.benchmark.name: store.answers(job.benchmark.name) for job in jobs}
+    answers = store.answers([job.benchmark.name for job in jobs])
     left = [
         (job.benchmark, question)
         for job in jobs
@@ -146,6 +160,7 @@ def ask(model: Model, jobs: Sequence[Job], store: Store, seed: int) -> dict[str,
 
         def keep(asked: Sequence[tuple[Benchmark, Question]], place: int, answer: Answer) -> None:
             (name, question) = asked[place][0].name, asked[place][1]
+            answer = replace(answer, text=encodable(answer.text))
             store.add(name, question.instance.id, question.sample, answer)
             answers[name][question.instance.id, question.sample] = answer
             progress.advance(bars[name])
@@ -175,10 +190,9 @@ def score(
     found = {}
     with _progress() as progress:
         for job in jobs:
-            metrics, about = job.benchmark.metrics, answers[job.benchmark.name]
+            about = answers[job.benchmark.name]
             bar = progress.add_task(f"scoring {job.benchmark.name}", total=len(about))
-            verifiers = {metric.name: metric.verifier for metric in metrics}
-            with VerifierPool(verifiers, num_workers) as pool:
+            with _pool(job.benchmark, num_workers) as pool:
                 rows = list(_scored(job, about, pool, partial(progress.advance, bar)))
             write_rows(directory, job.benchmark.name, rows)
             found[job.benchmark.name] = _summary(job, rows)
@@ -218,7 +232,9 @@ def rescore(
             for row in reversed(first.values())
         ]
         prompts = [first[instance.id]["prompt"] for instance in instances]
-        jobs.append(Job(benchmarks[name], instances, before["num_available"], prompts, []))
+        # The command may have asked otherwise than the benchmark does: what is there, counts.
+        asked = replace(benchmarks[name], samples=before["samples"])
+        jobs.append(Job(asked, instances, before["num_available"], prompts, []))
         answers[name] = {
             (row["instance"], row["sample"]): Answer(
                 row["output"], row["num_tokens"], row["finish_reason"]
@@ -231,7 +247,8 @@ def rescore(
             # What was asked stays what it was; how it is scored is of now.
             kept = {key: before[key] for key in ("version", "decoding")}
             results["benchmarks"][name] = {**scored[name], **kept}
-        write_json(directory / "results.json", results)
+        with writing(directory):
+            write_json(directory / "results.json", results)
     return results
 
 
@@ -254,17 +271,27 @@ def _scored(
             verdicts = {
                 metric.name: _value(metric, next(scores), key[0]) for metric in benchmark.metrics
             }
-            text = answers[key].text
-            extraction = "" if by_id[key[0]].choices else benchmark.extract(text)
+            extraction = benchmark.extract(answers[key].text)
             yield Row(by_id[key[0]], key[1], prompts[key[0]], answers[key], extraction, verdicts)
         tell(len(some))
 
 
 def _value(metric: Metric, score: Score, instance: str) -> Score:
     if score.status == "invalid":
-        raise DataError(f"{instance}: {metric.name} cannot read the truth: {score.reason}")
+        raise _unreadable(instance, metric, score.reason)
     value = score.value if score.status == "scored" else 0.0
     return Score(float(value >= 1) if metric.whole else value, score.status, score.reason)
+
+
+def _unreadable(instance: str, metric: Metric, problem: str) -> DataError:
+    return DataError(
+        f"{instance}: {metric.name} cannot read the truth ({problem}), so nothing could be right. "
+        "Use the benchmark's own file, or mend this row."
+    )
+
+
+def _pool(benchmark: Benchmark, num_workers: int) -> VerifierPool:
+    return VerifierPool({metric.name: metric.verifier for metric in benchmark.metrics}, num_workers)
 
 
 def _summary(job: Job, rows: Sequence[Row]) -> dict[str, Any]:
@@ -322,7 +349,7 @@ def _config(model: Model, jobs: Sequence[Job], profile: Profile, seed: int) -> d
                 "version": job.benchmark.version,
                 "decoding": _decoding(job.benchmark),
                 "num_instances": len(job.instances),
-                "prompts": sha("\0".join(job.prompts)),
+                "prompts": sha("\0".join(_read_by_the_model(job))),
                 "data_hash": data_hash(job),
             }
             for job in jobs
@@ -344,6 +371,11 @@ def _decoding(benchmark: Benchmark) -> dict[str, Any]:
         "stop": list(benchmark.stop),
         "samples": benchmark.samples,
     }
+
+
+def _read_by_the_model(job: Job) -> Iterator[str]:
+    for instance, prompt in zip(job.instances, job.prompts, strict=True):
+        yield from (prompt, *instance.choices)
 
 
 def _id(instance: Instance) -> str:

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +19,15 @@ import pyarrow.parquet as pq
 
 from cameleer.errors import RunError
 from cameleer.evals.base import Instance
-from cameleer.evals.model import Answer
-from cameleer.files import append_lines, make_directory, read_json, read_lines, write_json
+from cameleer.evals.model import Answer, num_shared
+from cameleer.files import (
+    append_lines,
+    make_directory,
+    read_json,
+    read_lines,
+    unwritable,
+    write_json,
+)
 from cameleer.types import Score
 
 _SCORE = pa.struct(
@@ -88,17 +96,20 @@ class Store:
                 f"{directory} holds another evaluation: {difference}. Give this one another "
                 "--output, or delete that one."
             )
-        _drop_unfinished_line(self._answers)
 
-    def answers(self, benchmark: str) -> dict[Key, Answer]:
-        """What was answered so far."""
-        return {
-            (line["instance"], line["sample"]): Answer(
-                line["text"], line["num_tokens"], line["finish_reason"]
-            )
-            for line in read_lines(self._answers)
-            if line["benchmark"] == benchmark
-        }
+    @property
+    def is_finished(self) -> bool:
+        return (self.directory / "results.json").exists()
+
+    def answers(self, benchmarks: Sequence[str]) -> dict[str, dict[Key, Answer]]:
+        """What was answered so far, by benchmark. Only who holds the directory's lock may ask."""
+        with writing(self.directory):
+            _drop_unfinished_line(self._answers)
+        found: dict[str, dict[Key, Answer]] = {name: {} for name in benchmarks}
+        for line in read_lines(self._answers):
+            answer = Answer(line["text"], line["num_tokens"], line["finish_reason"])
+            found[line["benchmark"]][line["instance"], line["sample"]] = answer
+        return found
 
     def add(self, benchmark: str, instance: str, sample: int, answer: Answer) -> None:
         """Keep an answer, so that a kill does not lose it."""
@@ -110,12 +121,14 @@ class Store:
             "num_tokens": answer.num_tokens,
             "finish_reason": answer.finish_reason,
         }
-        append_lines(self._answers, [line])
+        with writing(self.directory):
+            append_lines(self._answers, [line])
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Write the results, last of all."""
-        write_json(self.directory / "results.json", results)
-        self._answers.unlink(missing_ok=True)
+        with writing(self.directory):
+            write_json(self.directory / "results.json", results)
+            self._answers.unlink(missing_ok=True)
 
 
 def write_rows(directory: Path, benchmark: str, rows: Sequence[Row]) -> None:
@@ -150,8 +163,9 @@ def write_rows(directory: Path, benchmark: str, rows: Sequence[Row]) -> None:
     )
     path = directory / f"{benchmark}.parquet"
     partial = path.with_suffix(".partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path)
+    with writing(directory):
+        pq.write_table(table, partial, compression="zstd")
+        os.replace(partial, path)
 
 
 def read_rows(directory: Path, benchmark: str) -> list[dict[str, Any]]:
@@ -179,6 +193,20 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def encodable(text: str) -> str:
+    """The text with every half of a character, which UTF-8 cannot hold, replaced."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Raises RunError where the disk is full, read-only or somebody else's."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(directory, error) from error
+
+
 def _drop_unfinished_line(path: Path) -> None:
     """A kill may leave half a line, which the next one would be written behind."""
     if not path.exists():
@@ -195,4 +223,10 @@ def _first_difference(stored: Any, asked: Any, name: str = "") -> str:
             if found := _first_difference(stored.get(key), asked.get(key), below):
                 return found
         return ""
-    return "" if stored == asked else f"its {name} is {stored!r:.80}, and here it is {asked!r:.80}"
+    if stored == asked:
+        return ""
+    if isinstance(stored, str) and isinstance(asked, str):
+        # Chat templates may part far from their beginning.
+        begin = max(0, num_shared(stored, asked) - 40)
+        stored, asked = stored[begin:], asked[begin:]
+    return f"its {name} is {stored!r:.80}, and here it is {asked!r:.80}"

@@ -96,8 +96,8 @@ class PackedStep(Step):
     """The same on a CPU, with weights in the layout in which MKL multiplies few rows fastest.
 
     Packing costs the time of a few steps and as much memory as the weights. A layout serves one
-    number of rows, so the rows of free slots compute along. The modules that were given packed
-    weights use them until `close`, and only for so many rows.
+    number of rows, so the rows of free slots compute along. The modules have packed weights for the
+    time of a step only: whatever fails, nobody else meets weights that have changed since.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class PackedStep(Step):
     ) -> None:
         super().__init__(model, cache, temperature)
         self.num_slots = num_slots
-        self._linear = _linear_layers(model)
-        for module in self._linear:
-            # An attribute of the instance stands before the method of its class.
-            module.__dict__["forward"] = _packed(module.weight, module.bias, num_slots)
+        self._forwards = [
+            (module, _packed(module.weight, module.bias, num_slots))
+            for module in _linear_layers(model)
+        ]
 
     @staticmethod
     def can_run(model: nn.Module) -> bool:
@@ -125,17 +125,20 @@ class PackedStep(Step):
     ) -> tuple[np.ndarray, np.ndarray]:
         count = len(token_S)
         rows = (np.pad(x, (0, self.num_slots - count)) for x in (token_S, position_S, uniform_S))
-        token, logprob = super().__call__(*rows)
+        try:
+            for module, forward in self._forwards:
+                # An attribute of the instance stands before the method of its class.
+                module.__dict__["forward"] = forward
+            token, logprob = super().__call__(*rows)
+        finally:
+            for module, _ in self._forwards:
+                module.__dict__.pop("forward", None)
         return token[:count], logprob[:count]
-
-    def close(self) -> None:
-        """Give the modules their own weights back."""
-        for module in self._linear:
-            module.__dict__.pop("forward", None)
 
 
 def _linear_layers(model: nn.Module) -> list[nn.Linear]:
-    return [module for module in model.modules() if type(module) is nn.Linear]
+    """Those that are no more than a matrix product: no subclass, and no `forward` of their own."""
+    return [m for m in model.modules() if type(m) is nn.Linear and "forward" not in m.__dict__]
 
 
 def _packed(weight: Tensor, bias: Tensor | None, num_rows: int) -> Callable[[Tensor], Tensor]:

@@ -76,23 +76,16 @@ class TorchEngine:
     ) -> list[Completion]:
         if not requests:
             return []
-        for request in requests:
-            if not request.tokens:
-                raise ValueError(
-                    f"The prompt {request.prompt_id} has no tokens, so nothing predicts its first. "
-                    "Render it with a chat template, or begin it with a BOS token."
-                )
+        _check(requests, sampling)
         addresses = tuple(parameter.data_ptr() for parameter in self._model.parameters())
         if addresses != self._addresses:
             # A graph reads the addresses that it was captured with.
             self._steps, self._addresses = {}, addresses
         training = self._model.training
         self._model.eval()
-        generation = _Generation(self, requests, sampling, seed, step, done)
         try:
-            return generation.run()
+            return _Generation(self, requests, sampling, seed, step, done).run()
         finally:
-            generation.close()
             self._model.train(training)
 
     def cache_for(self, length: int) -> KVCache:
@@ -158,9 +151,7 @@ class _Generation:
         self._requests, self._sampling = requests, sampling
         self._seed, self._step = seed, step
         self._tell = done
-        self._limits = [
-            min(sampling.max_tokens, r.max_tokens or sampling.max_tokens) for r in requests
-        ]
+        self._limits = [_limit(request, sampling) for request in requests]
         self._cache = engine.cache_for(
             max(len(r.tokens) + n for r, n in zip(requests, self._limits, strict=True))
         )
@@ -194,10 +185,6 @@ class _Generation:
             if self._num_active:
                 self._decode()
         return [self._done[i] for i in range(len(self._requests))]
-
-    def close(self) -> None:
-        if self._packed is not None:
-            self._packed.close()
 
     def _admit(self) -> None:
         """Fill the free slots, computing each new prompt once."""
@@ -304,11 +291,13 @@ class _Generation:
         """What decodes a token for the active slots."""
         if self._device.type == "cuda":
             return self._engine.captured_step(self._num_active, self._sampling.temperature)
-        num_slots = min(_rows_for(self._num_active), self._cache.num_slots)
+        num_slots = self._cache.num_slots
+        if not self._waiting:  # Else the slots that are free now and then are filled again.
+            num_slots = min(_rows_for(self._num_active), num_slots)
         if not self._packs or num_slots < _FEWEST_ROWS:
             return self._eager
         if self._packed is None or self._packed.num_slots != num_slots:
-            self.close()
+            self._packed = None  # Before the new one takes its memory.
             self._packed = PackedStep(
                 self._model, self._cache, self._sampling.temperature, num_slots
             )
@@ -390,6 +379,31 @@ class _Generation:
             finish_reason=reason,
             version=self._engine.version,
         )
+
+
+def _check(requests: Sequence[Request], sampling: Sampling) -> None:
+    for request in requests:
+        if not request.tokens:
+            raise ValueError(
+                f"The prompt {request.prompt_id} has no tokens, so nothing predicts its first. "
+                "Render it with a chat template, or begin it with a BOS token."
+            )
+        if (limit := _limit(request, sampling)) < 1:
+            raise ValueError(
+                f"The prompt {request.prompt_id} is to be answered in {limit} tokens. A completion "
+                "has one or more: raise max_tokens."
+            )
+        if "" in (*sampling.stop, *request.stop):
+            raise ValueError(
+                f"A stop string of the prompt {request.prompt_id} is empty, which every text "
+                "holds. Leave it out."
+            )
+
+
+def _limit(request: Request, sampling: Sampling) -> int:
+    """Tokens that a completion may have."""
+    own = sampling.max_tokens if request.max_tokens is None else request.max_tokens
+    return min(own, sampling.max_tokens)
 
 
 _FEWEST_ROWS = 8
