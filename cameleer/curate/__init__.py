@@ -1,0 +1,1 @@
+"""Data made with a policy: its own answers, sorted by verifiers."""
