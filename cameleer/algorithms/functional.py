@@ -6,6 +6,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from cameleer.batch import Batch
+
 KLEstimator = Literal["k1", "k2", "k3", "k4"]
 
 
@@ -31,3 +33,25 @@ def kl_estimate(estimator: KLEstimator, log_ratio_N: Tensor, ratio_to_old_N: Ten
         return (-d_N).expm1() + d_N
     assert estimator == "k4", f"estimator is one of {get_args(KLEstimator)}, not {estimator!r}"
     return ratio_to_old_N * d_N
+
+
+def at_chosen(batch: Batch, values: Tensor) -> Tensor:
+    """One number a pair, at the chosen sequence of each and 0 at the rejected one: shape B."""
+    chosen, _ = batch.pairs
+    return values.new_zeros(batch.num_sequences).index_add(0, chosen, values)
+
+
+def pair_metrics(batch: Batch, rewards_B: Tensor) -> dict[str, Tensor]:
+    """How the two sequences of each pair are rewarded, standing at the chosen one.
+
+    Args:
+        rewards_B: Without gradient. A tie counts as wrong.
+    """
+    chosen, rejected = (rewards_B[rows] for rows in batch.pairs)
+    found = {
+        "rewards/chosen": chosen,
+        "rewards/rejected": rejected,
+        "rewards/margins": chosen - rejected,
+        "rewards/accuracies": (chosen > rejected).to(rewards_B.dtype),
+    }
+    return {name: at_chosen(batch, values) for name, values in found.items()}
