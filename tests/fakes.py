@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from cameleer.algorithms.dpo import DPO
 from cameleer.algorithms.grpo import GRPO
 from cameleer.algorithms.sft import SFT
 from cameleer.batch import Batch, Loss, Output
-from cameleer.data.datasets.arithmetic import vocabulary
+from cameleer.data.datasets.arithmetic import problems, vocabulary
 from cameleer.data.sources import Source
 from cameleer.log import quiet_libraries
 from cameleer.models.tiny import save_tiny_llama
@@ -119,6 +120,22 @@ def sft(model: Path, root: Path, /, **changes: Any) -> Recipe:
         output=Files(directory=str(root), save_every=2, sample_every=2),
     )
     return replace(recipe, **changes)
+
+
+def preferences(split: str) -> Iterator[dict[str, Any]]:
+    """Worked answers to the arithmetic problems, preferred to their last lines alone."""
+    for row in problems(split):
+        yield {
+            "prompt": row["question"],
+            "chosen": row["answer"],
+            "rejected": row["answer"].rpartition(" . ")[2],
+        }
+
+
+def dpo(model: Path, root: Path, /, **changes: Any) -> Recipe:
+    """Four steps of DPO towards worked answers."""
+    pairs = Source(path="fakes:preferences", format="preference", max_rows=64)
+    return replace(sft(model, root, name="dpo", algorithm=DPO(beta=1.0), data=(pairs,)), **changes)
 
 
 def grpo(model: Path, root: Path, /, **changes: Any) -> Recipe:

@@ -12,7 +12,7 @@ learned from, and d = m(chosen) - m(rejected). The loss of a pair is
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -41,6 +41,8 @@ class DPO:
     """Share of pairs taken to be labelled the wrong way round: the loss of the swapped pair enters
     with it (conservative DPO, https://ericmitchell.ai/cdpo.pdf). IPO does not read it. TRL's
     ``robust`` subtracts that loss instead, and divides by one minus twice the share."""
+
+    learns_from: ClassVar[Literal["pairs"]] = "pairs"
 
     @property
     def needs(self) -> tuple[str, ...]:

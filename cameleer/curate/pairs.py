@@ -16,7 +16,7 @@ class Curated:
     """Rows for training, and what became of the questions without any."""
 
     pairs: list[dict[str, Any]] = field(default_factory=list)
-    """Format `preference`: ``prompt``, ``chosen`` and ``rejected`` as turns, ``rewards``, ``id``."""
+    """Format `preference`: `prompt`, `chosen` and `rejected` as turns; `rewards` and `id`."""
     right: list[dict[str, Any]] = field(default_factory=list)
     """Format `chat`: one fully right answer to each question that has any (rejection sampling)."""
     dropped: Mapping[str, int] = field(default_factory=dict)
@@ -53,7 +53,9 @@ def curate(groups: Sequence[Group], *, seed: int) -> Curated:
                 }
             )
         else:
-            dropped["all answers equally wrong" if best[1] == 0 else "all answers equally right"] += 1
+            dropped[
+                "all answers equally wrong" if best[1] == 0 else "all answers equally right"
+            ] += 1
     found.dropped = dict(dropped)
     return found
 

@@ -26,6 +26,11 @@ def load_pairs(sources: Sequence[Source], tokenizer: Any, *, max_tokens: int) ->
     dropped: Counter[str] = Counter()
     truncated = 0
     for source in sources:
+        if source.format != "preference":
+            raise DataError(
+                f"{source.path} has the format '{source.format}', and pairs are to be compared. "
+                "Name a source of format 'preference', whose rows have `chosen` and `rejected`."
+            )
         for row in read_rows(source):
             pair = _preference(row, source)
             if pair.chosen == pair.rejected:

@@ -155,6 +155,44 @@ METRICS = (
         "by heart.",
     ),
     Metric(
+        key="rewards/chosen",
+        formula="mean over pairs of beta times (log p_policy - log p_reference) of the chosen "
+        "answer; a token where `length_normalized`, without a reference in SimPO",
+        unit="nats times beta",
+        advice="Often falls while the margin rises: the rejected answer falls faster.",
+        trl="rewards/chosen",
+    ),
+    Metric(
+        key="rewards/rejected",
+        formula="the same of the rejected answer",
+        unit="nats times beta",
+        trl="rewards/rejected",
+    ),
+    Metric(
+        key="rewards/margins",
+        formula="rewards/chosen - rewards/rejected",
+        unit="nats times beta",
+        advice="0 before the first update, then it rises. A flat one learns nothing: raise the "
+        "learning rate, or look whether the pairs differ.",
+        trl="rewards/margins",
+        open_instruct="rewards/margin",
+    ),
+    Metric(
+        key="rewards/accuracies",
+        formula="share of pairs whose chosen answer has the larger reward; a tie is wrong",
+        unit="share",
+        trl="rewards/accuracies",
+        open_instruct="rewards/accuracy",
+    ),
+    Metric(
+        key="logps/*",
+        formula="log p of the chosen or rejected answers, a token where `length_normalized`",
+        unit="nats",
+        advice="If the chosen one falls steadily, lower the learning rate, or raise beta.",
+        trl="logps/chosen, logps/rejected",
+        open_instruct="logps/chosen, logps/rejected",
+    ),
+    Metric(
         key="policy/entropy",
         formula="mean over learnt tokens of -sum p log p, at the sampling temperature",
         unit="nats a token",

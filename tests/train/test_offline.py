@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from fakes import held_out, sft
+from fakes import ARITHMETIC, dpo, held_out, sft
 
 from cameleer.data.prompts import Example
 from cameleer.distributed.launch import run
-from cameleer.recipe import Model, Optim
-from cameleer.report.curve import read_metrics
+from cameleer.errors import CameleerError
+from cameleer.recipe import Model, Optim, Rollout, Runtime
+from cameleer.report.curve import read_metrics, series
 from cameleer.train.offline import pack
 
 
@@ -73,3 +75,38 @@ def test_the_two_of_a_pair_lie_side_by_side_the_chosen_first():
     assert batch.lengths_B.tolist() == [2, 3, 3, 2]
     assert batch.pair_B is not None and batch.pair_B.tolist() == [0, 0, 1, 1]
     assert batch.chosen_B is not None and batch.chosen_B.tolist() == [True, False, True, False]
+
+
+def test_dpo_prefers_the_chosen_answers_more_and_more(model: Path, tmp_path: Path):
+    (directory,) = run(dpo(model, tmp_path, num_steps=8))
+    _, margins = series(read_metrics(directory), "rewards/margins")
+    _, losses = series(read_metrics(directory), "loss")
+    # Before the first update policy and reference are one: -log sigmoid(0) = log 2.
+    assert margins[0] == 0 and losses[0] == pytest.approx(0.6931, abs=1e-4)
+    assert margins[-1] > 0.5 and losses[-1] < 0.5
+
+
+def test_micro_batches_do_not_change_a_dpo_step_and_part_no_pair(model: Path, tmp_path: Path):
+    found = []
+    for size in (8192, 40):
+        recipe = dpo(
+            model, tmp_path / str(size), runtime=Runtime(num_threads=1, micro_batch_tokens=size)
+        )
+        (directory,) = run(recipe)
+        found.append(series(read_metrics(directory), "loss")[1])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        (dpo, {"data": (ARITHMETIC,)}, "Name a source of format 'preference'"),
+        (sft, {"data": (dpo(Path(), Path()).data)}, "are pairs, and"),
+        (dpo, {"rollout": Rollout(num_prompts=2, group_size=2, max_tokens=4)}, "learns from pairs"),
+    ],
+)
+def test_data_that_an_objective_cannot_learn_from_is_refused(
+    model: Path, tmp_path: Path, kind: Any, change: dict[str, Any], message: str
+):
+    with pytest.raises(CameleerError, match=message):
+        run(kind(model, tmp_path, **change))

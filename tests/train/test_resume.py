@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fakes import Explodes, grpo, held_out, sft, tiny_llama
+from fakes import Explodes, dpo, grpo, held_out, sft, tiny_llama
 from safetensors.torch import load_file
 
 from cameleer.algorithms.grpo import GRPO
@@ -47,7 +47,7 @@ def in_two_parts(recipe: Recipe, first: int) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", [sft, grpo])
+@pytest.mark.parametrize("kind", [sft, dpo, grpo])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     model: Path, tmp_path: Path, kind: Any, dtype: Any
 ):
