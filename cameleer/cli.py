@@ -1,4 +1,4 @@
-"""The command: cameleer run, check, recipes, eval, report, verify, replay, diff."""
+"""The command: cameleer run, check, recipes, data, eval, report, verify, replay, diff."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _EXAMPLES = """\
   cameleer check tulu31_8b                     all that can be known wrong before training
   cameleer replay runs/quickstart/grpo --step 37
   cameleer diff runs/quickstart/grpo runs/other/grpo
+  cameleer data show MODEL rows.jsonl --format chat
+  cameleer data pairs MODEL gsm8k/train.jsonl --format gsm8k --output pairs.jsonl
   cameleer eval MODEL --benchmarks gsm8k,math,ifeval
   cameleer report compare evals/before/full evals/after/full tulu31_8b_published
   cameleer verify                              how often the verifiers err, on a table of cases
@@ -61,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("diff", help="show where two runs part")
     command.add_argument("run", help="a run's directory")
     command.add_argument("other", help="another one's")
+    data = commands.add_parser("data", help="look at rows, or make pairs with a model")
+    tools = data.add_subparsers(dest="tool", required=True, metavar="TOOL")
+    _add_data_arguments(tools)
     evaluation = commands.add_parser("eval", help="score a checkpoint or an endpoint")
     _add_eval_arguments(evaluation)
     report = commands.add_parser("report", help="put results side by side")
@@ -111,6 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from cameleer.report.diff import diff
 
             return diff(Path(known.run), Path(known.other))
+        if known.command == "data":
+            from cameleer.curate.command import make, show
+
+            return show(known) if known.tool == "show" else make(known)
         if known.command == "eval":
             from cameleer.evaluate import run
 
@@ -132,6 +141,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             console.print("stopped; --resume goes on from the last checkpoint")
         return 130
+
+
+def _add_data_arguments(tools: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    show = tools.add_parser(
+        "show", help="rows as the model will see them, trained tokens in colour"
+    )
+    pairs = tools.add_parser("pairs", help="preference pairs from a model's own, verified answers")
+    for command in (show, pairs):
+        add = command.add_argument
+        add("model", help="a Hugging Face directory or hub id")
+        add("source", help="a .jsonl, .jsonl.gz or .parquet file, a hub id, or module:function")
+        formats = ["rlvr", "gsm8k", "math"]
+        if command is show:
+            formats += ["chat", "preference"]
+        add("--format", choices=formats, required=True)
+        add("--split", default="train")
+        add("--subset", help="configuration of a hub data set that has several")
+        add("--chat-template", choices=["tokenizer", "tulu"], default="tokenizer")
+    show.add_argument("--count", type=int, default=3, help="rows to show")
+    show.add_argument("--max-tokens", type=int, help="cut, as training with this limit would")
+    add = pairs.add_argument
+    add("--output", type=Path, required=True, help="a .jsonl file for the pairs")
+    add("--right", type=Path, help="a .jsonl file for one right answer to each question")
+    add("--samples", type=int, default=8, help="answers to each question")
+    add("--temperature", type=float, default=1.0)
+    add("--max-tokens", type=int, default=512, help="longest answer")
+    add("--max-prompt-tokens", type=int, default=2048, help="longer questions are left out")
+    add("--max-rows", type=int, help="take so many rows")
+    add("--seed", type=int, default=0)
+    add("--device", choices=["cpu", "cuda"], help="cuda where there is one")
+    add("--slots", type=int, default=64, help="answers decoded together")
+    add("--threads", type=int, default=2, help="CPU threads of torch")
+    add("--workers", type=int, default=2, help="processes that verify")
 
 
 def _add_eval_arguments(command: argparse.ArgumentParser) -> None:
