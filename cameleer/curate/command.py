@@ -95,8 +95,10 @@ def _curated(asked: argparse.Namespace) -> Curated:
     from cameleer.rollout.engine import Sampling
     from cameleer.rollout.torch_engine import TorchEngine
     from cameleer.train.collect import collect
+    from cameleer.verifiers.gsm8k import GSM8K
+    from cameleer.verifiers.ifeval import IFEval
     from cameleer.verifiers.isolate import VerifierPool
-    from cameleer.verify import verifiers
+    from cameleer.verifiers.math import Math
 
     torch.set_num_threads(asked.threads)
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -108,8 +110,8 @@ def _curated(asked: argparse.Namespace) -> Curated:
     limit = asked.max_prompt_tokens
     origins: dict[str, str] = {}
     prompts = load_prompts([source], tokenizer, max_tokens=limit, origins=origins).prompts
-    known = verifiers()
-    check_truths(prompts, dict(known), origins)
+    known: dict[str, Any] = {"gsm8k": GSM8K(), "math": Math(), "ifeval": IFEval()}
+    check_truths(prompts, known, origins)
     used = {check.verifier for prompt in prompts for check in prompt.checks}
     engine = TorchEngine(model, tokenizer, num_slots=asked.slots)
     with VerifierPool({name: known[name] for name in used}, asked.workers) as pool:

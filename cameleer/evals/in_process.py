@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -29,7 +30,7 @@ from cameleer.types import Completion, DType
 
 _CPU_SLOTS, _MOST_SLOTS = 64, 1024
 _MEMORY_SHARE = 0.8
-"""Of the GPU memory that is free, what keys and values may take."""
+"""Of the memory that is free, what keys and values may take."""
 _FORWARD_TOKENS = 8192
 
 
@@ -193,17 +194,19 @@ class InProcess:
         if self._num_slots is not None:
             return self._num_slots
         weight = next(self._model.parameters())
-        if not weight.is_cuda:
-            return _CPU_SLOTS
         config = _config(self._model)
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or (
             config.hidden_size // config.num_attention_heads
         )
         token_bytes = 2 * config.num_hidden_layers * heads * width * weight.element_size()
-        free, _ = torch.cuda.mem_get_info()
-        free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return max(1, min(_MOST_SLOTS, int(_MEMORY_SHARE * free / (token_bytes * longest))))
+        if weight.is_cuda:
+            most, (free, _) = _MOST_SLOTS, torch.cuda.mem_get_info()
+            free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        else:
+            most = _CPU_SLOTS
+            free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return max(1, min(most, int(_MEMORY_SHARE * free / (token_bytes * longest))))
 
 
 def _config(model: nn.Module) -> Any:
