@@ -404,5 +404,4 @@ def _rows_for(num_active: int) -> int:
 def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
     """Tokens that both begin with, all but the last of `one` at most."""
     length = min(len(one) - 1, len(other))
-    differ = np.flatnonzero(np.array(one[:length]) != np.array(other[:length]))
-    return int(differ[0]) if len(differ) else length
+    return next((i for i in range(length) if one[i] != other[i]), length)
