@@ -99,18 +99,21 @@ class InProcess:
         temperature: float,
         seed: int,
     ) -> None:
+        if not questions:
+            return
+        # All at once, for the tokenizer then uses every core while the GPU waits.
+        texts = [self._text(question.instance) for question in questions]
+        prompts = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
         requests = [
             Request(
                 question.instance.id,
-                self._tokens(self._text(question.instance)),
+                tuple(tokens),
                 question.sample,
                 question.max_tokens,
                 question.stop,
             )
-            for question in questions
+            for question, tokens in zip(questions, prompts, strict=True)
         ]
-        if not requests:
-            return
         longest = max(len(r.tokens) + (r.max_tokens or 0) for r in requests)
         engine = TorchEngine(self._model, self._tokenizer, num_slots=self._slots(longest))
 
