@@ -77,7 +77,7 @@ def validate_paragraphs(text: str, N: int, first_word: str, i: int) -> Outcome:
     paragraphs = _paragraphs(text)
     if len(paragraphs) != N:
         return _amount(len(paragraphs), "paragraphs", N)
-    beginning = paragraphs[i - 1][: 200 + 2 * len(first_word)].casefold().lstrip(_MARKUP)
+    beginning = paragraphs[i - 1].casefold().lstrip(_MARKUP)
     begins = _whole_word(first_word.strip(_MARKUP) or first_word).match(beginning)
     return begins is not None, f"paragraph {i} begins '{beginning[:30]}'"
 

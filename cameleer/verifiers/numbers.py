@@ -42,11 +42,3 @@ def read(text: str) -> Fraction | None:
         value *= Fraction(10) ** int(exponent or 0)
         return -value if sign == "-" else value
     return None
-
-
-def show(value: Fraction) -> str:
-    """The shortest way to write a value: ``18``, ``-0.5``, ``1/3``."""
-    if value.denominator == 1:
-        return str(value.numerator)
-    decimal = f"{float(value):.6g}"
-    return decimal if Fraction(decimal) == value else f"{value.numerator}/{value.denominator}"
