@@ -87,7 +87,7 @@ def tokenize(text: str) -> list[Token]:
         kind = match.lastgroup
         assert kind is not None, "every alternative of the pattern has a name"
         if kind == "word" and match[kind].lower() in _OPERATOR_WORDS:
-            kind = "operator" if match[kind].lower() != "x" else "word"
+            kind = "operator"
         found.append(Token(kind, match[match.lastgroup], bool(match["space"])))  # type: ignore[index]
     return found
 
@@ -257,7 +257,7 @@ _SECOND_PART = re.compile(
 _FUNCTIONS = ("sqrt", "√", "log", "ln", "exp", "sin", "cos", "tan", "binom", "floor", "ceil")
 _DENIAL = re.compile(r"(?:\bnot|\bnever|\bcannot|n['\u2019]t)(?: be)?$")
 
-_OPERATOR_WORDS = ("plus", "minus", "times", "x")
+_OPERATOR_WORDS = ("plus", "minus", "times")
 _HEDGES = (
     "approximately",
     "about",

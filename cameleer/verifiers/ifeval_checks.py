@@ -217,7 +217,9 @@ def _sample(text: str) -> str:
 
 
 def _amount(found: int, what: str, N: int, quantifier: str = "", slack: int = 0) -> Outcome:
-    return within(found, N, quantifier, slack), f"{found} {what}, asked for {quantifier} {N}"
+    return within(
+        found, N, quantifier, slack
+    ), f"{found} {what}, asked for {quantifier or 'exactly'} {N}"
 
 
 def within(found: int, N: int, quantifier: str, slack: int) -> bool:

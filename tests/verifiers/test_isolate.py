@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nasty import Linear, Nasty
+from nasty import Linear, Loads, Nasty
 
 from cameleer.errors import RecipeError
 from cameleer.types import Score
@@ -43,10 +43,10 @@ def test_no_tasks_no_scores(pool: VerifierPool):
 @pytest.mark.parametrize(
     ("does", "count", "reason"),
     [
-        ("spin", "timeout", "CPU time"),
+        ("spin", "timeout", "over the limit of 1 s of CPU time"),
         ("spin and swallow", "timeout", "CPU time"),
         ("power", "timeout", "CPU time"),
-        ("sleep", "timeout", "wall clock"),
+        ("sleep", "timeout", "over the limit of 1.5 s of wall clock"),
         ("raise", "error", "ZeroDivisionError: as asked"),
         ("exit", "crash", "exit status 3"),
         ("segfault", "crash", "SIGSEGV"),
@@ -59,6 +59,8 @@ def test_no_tasks_no_scores(pool: VerifierPool):
         ("fork and hang", "timeout", "CPU time"),
         ("not a number", "error", "value in [0, 1]"),
         ("two", "error", "value in [0, 1]"),
+        ("minus a half", "error", "value in [0, 1]"),
+        ("raise at length", "error", "ValueError: so so so"),
         ("no status", "error", "a known status"),
         ("nothing", "error", "AttributeError"),
     ],
@@ -78,8 +80,54 @@ def test_a_task_without_a_verdict_is_undecided_and_the_others_are_not_touched(
         scores = pool.score_all([RIGHT, nasty(does, 1 << 34), *[RIGHT] * 20])
     bad = scores.pop(1)
     assert (bad.value, bad.status) == (0.0, "undecided") and reason in bad.reason
+    assert len(bad.reason) <= 200
     assert all(score == Score(1.0, "scored", "read right") for score in scores)
     assert pool.counts == {"timeout": 0, "crash": 0, "memory": 0, "error": 0} | {count: 1}
+
+
+def test_a_task_may_touch_half_of_the_memory_that_it_may_map():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1, memory_bytes=512 << 20) as pool:
+        less, more = pool.score_all([nasty("touch", n << 20) for n in (200, 320)])
+    assert (less.status, less.reason) == ("scored", f"touched {200 << 20}")
+    assert (more.status, more.reason) == ("undecided", "the verifier used too much memory")
+
+
+def test_a_long_reason_is_cut_at_200_characters(pool: VerifierPool):
+    scores = pool.score_all([("linear", "talk", None), nasty("talk"), nasty("raise at length")])
+    assert [len(score.reason) for score in scores] == [200] * 3
+
+
+def test_an_idle_worker_is_under_no_limit():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1, wall_limit_s=0.4) as pool:
+        pool.score_all([RIGHT])
+        time.sleep(1.2)
+        assert [score.status for score in pool.score_all([RIGHT, RIGHT])] == ["scored"] * 2
+
+
+def test_a_worker_may_die_five_times_in_a_row_while_it_loads(tmp_path: Path):
+    verifiers = {"nasty": Loads(str(tmp_path / "loads"), deaths=5)}
+    with VerifierPool(verifiers, num_workers=1) as pool:
+        for _ in range(2):
+            scores = pool.score_all([nasty("exit"), RIGHT])
+            assert [score.status for score in scores] == ["undecided", "scored"]
+    assert pool.counts == {"timeout": 0, "crash": 2, "memory": 0, "error": 0}
+    assert (tmp_path / "loads").read_text() == "x" * 8  # Once, five deaths, and once a crash.
+
+
+@pytest.mark.parametrize(
+    ("how", "why", "loads"),
+    [("die", "did not start: exit status 3", 7), ("raise", "the model is gone", 2)],
+)
+def test_a_worker_that_cannot_load_again_is_an_error(
+    tmp_path: Path, how: str, why: str, loads: int
+):
+    verifiers = {"nasty": Loads(str(tmp_path / "loads"), deaths=99, how=how)}
+    with (
+        VerifierPool(verifiers, num_workers=1) as pool,
+        pytest.raises(RecipeError, match=why),
+    ):
+        pool.score_all([nasty("exit"), RIGHT])
+    assert len((tmp_path / "loads").read_text()) in (loads, loads + 1)  # The last may be killed.
 
 
 def test_a_stopped_worker_is_given_up_after_the_wall_limit(monkeypatch: pytest.MonkeyPatch):
@@ -206,8 +254,13 @@ def test_a_linear_verifier_runs_in_this_process():
 
 
 def test_an_unknown_verifier_is_an_error_before_anything_runs(pool: VerifierPool):
-    with pytest.raises(RecipeError, match=r"1 of 2 tasks name the verifier 'maths'.*mean 'math'"):
+    why = (
+        r"1 of 2 tasks name the verifier 'maths'.*it has math, gsm8k, nasty, linear\).*mean 'math'"
+    )
+    with pytest.raises(RecipeError, match=why):
         pool.score_all([nasty("exit"), ("maths", "", "")])
+    with pytest.raises(RecipeError, match=r"1 of 1 tasks .* \(it has none\)"):
+        VerifierPool({}).score_all([RIGHT])
 
 
 def test_a_closed_pool_says_so():
@@ -217,10 +270,16 @@ def test_a_closed_pool_says_so():
 
 @pytest.mark.parametrize(
     "limits",
-    [{"num_workers": 0}, {"cpu_limit_s": 0.0}, {"wall_limit_s": -1.0}, {"memory_bytes": 1}],
+    [
+        {"num_workers": 0},
+        {"cpu_limit_s": 0.0},
+        {"wall_limit_s": -1.0},
+        {"memory_bytes": (256 << 20) - 1},
+    ],
 )
 def test_limits_that_leave_nothing_are_refused(limits: dict[str, Any]):
-    with pytest.raises(RecipeError):
+    ((name, value),) = limits.items()
+    with pytest.raises(RecipeError, match=rf"{name}(=| is ){value}"):
         VerifierPool({"nasty": Nasty()}, **limits)
 
 
