@@ -166,9 +166,9 @@ def _first_number(tokens: list[Token], max_words: int) -> int | None:
 def _operand(tokens: list[Token], at: int) -> tuple[Fraction | None, int, str]:
     """A number with its sign: value, index of the next token, and how it is written."""
     sign = ""
-    if at < len(tokens) and tokens[at].text in ("-", "+"):
+    if tokens[at].text in ("-", "+"):
         sign, at = tokens[at].text, at + 1
-    if at >= len(tokens) or tokens[at].kind != "number":
+    if tokens[at].kind != "number":
         return None, at, ""
     written = sign + tokens[at].text
     return numbers.read(written), at + 1, written
@@ -187,7 +187,7 @@ def _chain(tokens: list[Token], at: int) -> tuple[list[Side], int]:
     found: list[tuple[Fraction | None, str]] = []
     operators: list[str] = []
     while True:
-        while at < len(tokens) and tokens[at].text == "(":
+        while tokens[at].text == "(":
             at += 1
         value, at, written = _operand(tokens, at)
         found.append((value, written))

@@ -186,9 +186,9 @@ def _parts(answer: str) -> Parts | None:
         return Parts(
             ",", (answer.replace("\\pm", "+").removeprefix("+"), answer.replace("\\pm", "-")), False
         )
-    if len(answer) > 2 and answer.startswith("\\{") and answer.endswith("\\}"):
+    if answer.startswith("\\{") and answer.endswith("\\}"):
         return Parts("{}", tuple(_split(answer[2:-2], ",")), False)
-    if len(answer) > 2 and answer[0] in "([" and answer[-1] in ")]" and _closes_at_end(answer):
+    if answer.startswith(("(", "[")) and answer.endswith((")", "]")) and _closes_at_end(answer):
         items = _split(answer[1:-1], ",")
         if len(items) > 1:
             return Parts(answer[0] + answer[-1], tuple(items), True)
@@ -321,5 +321,6 @@ _WORK = re.compile(
 _PLAIN_NUMBER = r"(?<![\w.^}_])[0-9]+(?:\.[0-9]+)?"
 _ARITHMETIC = re.compile(
     rf"{_PLAIN_NUMBER}(?:[-+*/]|\)\(|\()-?\(?[0-9]+(?:\.[0-9]+)?(?![\w\\.({{^])"
-    rf"|{_PLAIN_NUMBER}\^(?:[0-9](?![0-9.])|\{{-?[0-9]+\}})"
+    rf"|{_PLAIN_NUMBER}"
+    r"\^(?:[0-9](?![0-9.])|\{-?[0-9]+\})"
 )
