@@ -140,3 +140,9 @@ def test_a_group_with_one_verdict_has_no_advantage():
     batch = batch_of([1.0, 0.0])
     batch = replace(batch, scored_B=torch.tensor([True, False]))
     assert GRPO().advantages(batch).advantages_N.abs().max() == 0
+
+
+def test_it_asks_for_the_reference_only_where_the_kl_has_a_weight():
+    assert GRPO().needs == ("old", "reference")
+    assert GRPO(beta=0.0).needs == ("old",)
+    assert len({GRPO(), GRPO()}) == 1  # A value, which can be compared and never changes.

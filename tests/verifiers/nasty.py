@@ -64,6 +64,8 @@ class Nasty:
                 return Score(1.0, reason="printed")
             case "close files":
                 os.closerange(0, 256)
+            case "exit 99":
+                os._exit(99)
             case "sys.exit":
                 sys.exit(0)
             case "exit as if retired" | "exit as if done":
@@ -124,17 +126,17 @@ class Linear(Nasty):
 
 @dataclass(frozen=True)
 class Loads(Nasty):
-    """Loads, dies so many times while it loads, and from then on loads again."""
+    """Loads, but not the n-th time where n is among the failures, counted in a file."""
 
     place: str
-    deaths: int
+    failures: tuple[int, ...]
     how: str = "die"
 
     def warm_up(self) -> None:
         with open(self.place, "a") as file:
             file.write("x")
             loads = file.tell()
-        if 1 < loads <= 1 + self.deaths:
+        if loads in self.failures:
             if self.how == "raise":
                 raise OSError("the model is gone")
             os._exit(3)

@@ -22,6 +22,8 @@ EIGHT = "abc def ghi jkl mno pqr stu vwx"
 EDGES: list[tuple[str, str, bool, str]] = [
     # Which statement.
     (r"\boxed{5}\boxed{6}", "5", False, "two boxes side by side"),
+    (r"The answer is 5. So \boxed{6}", "6", False, "a phrase, then another box"),
+    (r"The answer is 2 + 3 = \boxed{5}", "5", True, "work in the phrase that leads to a box"),
     (r"\boxed{\text{so } \boxed{5}", "5", True, "an unclosed box around a closed one"),
     (r"\boxed{\boxed{5}} \boxed{6}", "5", False, "a box in a box, then another one"),
     (r"So \boxed 5. It is 6.", "5", True, "a full stop after a box without braces"),
@@ -54,6 +56,7 @@ EDGES: list[tuple[str, str, bool, str]] = [
     ("She pays 18 or 19.", "19", False, "alternatives, no statement"),
     ("She pays 18, then 19.", "19", True, "one after the other"),
     ("She pays 18, perhaps 19.", "19", True, "the last number"),
+    ("3 or so, then 18 is 18 eggs", "18", True, "an alternative to an earlier number"),
     ("She pays 18 = 18 eggs.", "18", True, "the same number on both sides"),
     ("She will not be 18.", "18", False, "a denial without a statement"),
     (r"\boxed{\text{not } 18}", "18", False, "a denial in a box"),
@@ -124,7 +127,8 @@ def test_a_truth_that_is_a_number_is_read(truth: object):
 
 
 def test_it_is_a_verifier():
-    assert isinstance(GSM8K(), Verifier)
+    assert isinstance(GSM8K(), Verifier) and not GSM8K().isolated
+    assert len({GSM8K(), GSM8K()}) == 1  # A value, which can be compared and never changes.
 
 
 @given(before=PROSE, after=PROSE, answer=st.integers(-(10**9), 10**9))

@@ -83,10 +83,11 @@ TABLE: list[Any] = [
     ("validate_forbidden_words", PUBLISHED, ""),
     ("validate_forbidden_words in Chinese", NEITHER, "一只猫在树上"),
     ("verify_letter_frequency", BOTH, "quick quartz"),
-    ("verify_letter_frequency", NEITHER, "quick"),
+    ("verify_letter_frequency", NEITHER, "quick", "quick quartz quilt"),
     ("verify_letter_frequency", ASKED, "Quick quartz"),
     ("verify_paragraph_count", BOTH, "One.\n* * *\nTwo."),
     ("verify_paragraph_count", NEITHER, "One.\n\nTwo.", "One.\n* * *\nTwo.\n* * *"),
+    ("verify_paragraph_count", NEITHER, "One.\n* * *\nTwo.\n* * *\nThree."),
     ("verify_paragraph_count", PUBLISHED, "It is 2 * * * 3."),
     ("validate_word_constraint", BOTH, "one two three"),
     ("validate_word_constraint", NEITHER, "one two"),
@@ -105,6 +106,7 @@ TABLE: list[Any] = [
     ("verify_sentence_constraint around", NEITHER, "Aaa. Bbb. Ccc. Ddd."),
     ("validate_paragraphs", BOTH, "So it is.\n\nHow so?"),
     ("validate_paragraphs", NEITHER, "How so?\n\nSo it is.", "One.\n\nTwo.\n\nHow so?"),
+    ("validate_paragraphs", NEITHER, "One.\n\nHow so?\n\nThree."),
     ("validate_paragraphs", PUBLISHED, "So it is.\n\nHowever, so."),
     ("validate_paragraphs", ASKED, "So it is.\n\n\n\n**How** so?", "So it is.\r\n\r\nhow so?"),
     ("validate_paragraphs in bold", BOTH, "**How** so?"),
@@ -128,10 +130,12 @@ TABLE: list[Any] = [
     ("validate_choice", ASKED, "My answer is: Yes.", "I am not sure"),
     ("validate_choice", PUBLISHED, "e", ""),
     ("validate_highlighted_sections", BOTH, "*One* and *two words*", "**One** and ***two***"),
+    ("validate_highlighted_sections", BOTH, "*a* *b* *c*"),
     ("validate_highlighted_sections", NEITHER, "*One* and two"),
     ("validate_highlighted_sections", PUBLISHED, "**One** and two", "* one * two * three * four"),
     ("validate_sections", BOTH, "SECTION 1\nOne.\nSECTION 2\nTwo."),
     ("validate_sections", NEITHER, "SECTION 1\nOne."),
+    ("validate_sections", NEITHER, "SECTION 1\na\nSECTION 2\nb\nSECTION 3\nc"),
     ("validate_sections", ASKED, "A preamble.\n\n**SECTION 1**\nOne.\n## SECTION II\nTwo."),
     ("validate_sections", PUBLISHED, "SECTION 1\nSee the next SECTION for more."),
     ("validate_sections with a colon", BOTH, "Part:A"),
@@ -145,6 +149,7 @@ TABLE: list[Any] = [
     ("validate_repeat_prompt", ASKED, "Describe a bicycle.\n\nIt has two wheels."),
     ("validate_two_responses", BOTH, "One.\n******\nTwo."),
     ("validate_two_responses", NEITHER, "One.\n******\nOne.", "One.\n******\nTwo.\n******\nThree."),
+    ("validate_two_responses", NEITHER, "One."),
     ("validate_two_responses", PUBLISHED, "******\nTwo.", "So it is.\n******\nSo  it IS."),
     ("validate_uppercase", BOTH, "IT IS 5."),
     ("validate_uppercase", NEITHER, "IT is"),
@@ -348,7 +353,8 @@ def test_every_label_of_the_sample_is_read_as_text_and_as_object():
 
 
 def test_it_is_a_verifier_and_an_unknown_compat_is_refused():
-    assert isinstance(IFEval(), Verifier)
+    assert isinstance(IFEval(), Verifier) and not IFEval().isolated
+    assert len({IFEval(), IFEval()}) == 1  # A value, which can be compared and never changes.
     with pytest.raises(RecipeError, match="no rules named compat='tulu2'"):
         IFEval(compat="tulu2")  # type: ignore[arg-type]
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def test_no_tasks_no_scores(pool: VerifierPool):
         ("sleep", "timeout", "over the limit of 1.5 s of wall clock"),
         ("raise", "error", "ZeroDivisionError: as asked"),
         ("exit", "crash", "exit status 3"),
+        ("exit 99", "crash", "exit status 99"),
         ("segfault", "crash", "SIGSEGV"),
         ("allocate", "memory", "memory"),
         ("swallow memory", "memory", "memory"),
@@ -105,29 +107,57 @@ def test_an_idle_worker_is_under_no_limit():
 
 
 def test_a_worker_may_die_five_times_in_a_row_while_it_loads(tmp_path: Path):
-    verifiers = {"nasty": Loads(str(tmp_path / "loads"), deaths=5)}
+    verifiers = {"nasty": Loads(str(tmp_path / "loads"), failures=(2, 3, 4, 5, 6, 8))}
     with VerifierPool(verifiers, num_workers=1) as pool:
         for _ in range(2):
             scores = pool.score_all([nasty("exit"), RIGHT])
             assert [score.status for score in scores] == ["undecided", "scored"]
     assert pool.counts == {"timeout": 0, "crash": 2, "memory": 0, "error": 0}
-    assert (tmp_path / "loads").read_text() == "x" * 8  # Once, five deaths, and once a crash.
+    assert (tmp_path / "loads").read_text() == "x" * 9
 
 
-@pytest.mark.parametrize(
-    ("how", "why", "loads"),
-    [("die", "did not start: exit status 3", 7), ("raise", "the model is gone", 2)],
-)
-def test_a_worker_that_cannot_load_again_is_an_error(
-    tmp_path: Path, how: str, why: str, loads: int
+@pytest.mark.parametrize("before", [(), (2,)])
+def test_a_worker_that_dies_six_times_in_a_row_while_it_loads_is_an_error(
+    tmp_path: Path, before: tuple[int, ...]
 ):
-    verifiers = {"nasty": Loads(str(tmp_path / "loads"), deaths=99, how=how)}
+    loads = 1 + len(before) + bool(before)
+    failures = (*before, *range(loads + 1, loads + 7))
+    verifiers = {"nasty": Loads(str(tmp_path / "loads"), failures)}
+    with VerifierPool(verifiers, num_workers=1) as pool:
+        if before:
+            pool.score_all([nasty("exit"), RIGHT])
+        with pytest.raises(RecipeError, match="did not start: exit status 3"):
+            pool.score_all([nasty("exit"), RIGHT])
+
+
+def test_a_worker_that_raises_when_it_loads_again_is_an_error(tmp_path: Path):
+    verifiers = {"nasty": Loads(str(tmp_path / "loads"), failures=(2,), how="raise")}
     with (
         VerifierPool(verifiers, num_workers=1) as pool,
-        pytest.raises(RecipeError, match=why),
+        pytest.raises(RecipeError, match="OSError: the model is gone"),
     ):
         pool.score_all([nasty("exit"), RIGHT])
-    assert len((tmp_path / "loads").read_text()) in (loads, loads + 1)  # The last may be killed.
+
+
+def test_one_process_scores_many_tasks():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1) as pool:
+        scores = pool.score_all([nasty("modules")] * 3)
+    assert len({score.reason for score in scores}) == 1
+
+
+@dataclass(frozen=True)
+class Holds(Nasty):
+    what: Any = None
+
+
+UNPICKLABLE: dict[str, Any] = {"a lock": threading.Lock(), "a function": lambda: lambda: None}
+UNPICKLABLE["a local function"] = UNPICKLABLE["a function"]()
+
+
+@pytest.mark.parametrize("what", UNPICKLABLE)
+def test_a_verifier_that_cannot_be_pickled_is_an_error(what: str):
+    with pytest.raises(RecipeError, match=r"did not start: .*ickle.* must be picklable"):
+        VerifierPool({"holds": Holds(UNPICKLABLE[what])})
 
 
 def test_a_stopped_worker_is_given_up_after_the_wall_limit(monkeypatch: pytest.MonkeyPatch):
@@ -264,8 +294,13 @@ def test_an_unknown_verifier_is_an_error_before_anything_runs(pool: VerifierPool
 
 
 def test_a_closed_pool_says_so():
+    pool = VerifierPool({"linear": Linear()})
     with pytest.raises(RecipeError, match="closed"):
-        VerifierPool({"nasty": Nasty()}).score_all([RIGHT])
+        pool.score_all([("linear", "right", None)])
+    with pool:
+        assert pool.score_all([("linear", "right", None)])[0].value == 1.0
+    with pytest.raises(RecipeError, match="closed"):
+        pool.score_all([("linear", "right", None)])
 
 
 @pytest.mark.parametrize(
@@ -290,8 +325,10 @@ class CannotLoad(Nasty):
 
 
 def test_a_verifier_that_cannot_be_loaded_is_an_error_at_the_start():
+    pool = VerifierPool({"bad": CannotLoad()})
     with pytest.raises(RecipeError, match=r"did not start: OSError: no such model"):
-        VerifierPool({"bad": CannotLoad()}).__enter__()
+        pool.__enter__()
+    assert pool._workers == []  # The second one is not left behind.
 
 
 def test_a_truth_that_cannot_be_pickled_leaves_the_pool_usable(pool: VerifierPool):

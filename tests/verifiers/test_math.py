@@ -36,6 +36,11 @@ UP, DOWN = (",".join(map(str, numbers)) for numbers in (range(30), reversed(rang
 EDGES: list[tuple[str, str, bool, str]] = [
     # Which statement.
     (r"\boxed{5}\boxed{6}", "5", False, "two boxes side by side"),
+    (r"The answer is 5. So \boxed{6}", "6", False, "a phrase, then another box"),
+    (r"The answer is $2+3=\boxed{5}$", "5", True, "work in the phrase that leads to a box"),
+    (r"The answer is one or the other of these here. \boxed{5}", "5", True, "a sentence with or"),
+    ("Answer: $3$ and $4$ and $5$", "3,4,5", True, "a list after a label"),
+    ("The answer is 3 $x$", "3x", True, "a number before its formula"),
     ("Answer: " + "x" * 200, "x" * 200, True, "words of 200 characters"),
     ("Answer: " + "x" * 201, "x" * 201, False, "longer words are no answer"),
     ("The answer is one two three four five", "one two three four five", True, "five words"),
@@ -147,6 +152,7 @@ REASONS = [
     ("Answer: 5.0", "5", "stated (label): '5.0' (same spelling)"),
     ("The answer is $6$.", "5", "stated (phrase): '6' (exact numbers)"),
     ("Hence $6$.", "5", "last formula: '6' (exact numbers)"),
+    ("$5$ or $6$", "6", r"last formula: '5 \text{ or } 6' (alternatives joined by 'or')"),
     (r"\boxed{1+x}", "x+1", "stated (box): '1+x' (math-verify)"),
     (r"\boxed{5} \boxed{6} \boxed{5}", "5", "stated (box): '6', one of 2 answers (exact numbers)"),
     (r"\boxed{5} or 6", "5", "stated (box): '5 or …' (alternatives joined by 'or')"),
@@ -245,7 +251,8 @@ def test_what_would_keep_a_computer_algebra_system_busy_is_not_shown_to_it(
 
 
 def test_it_is_a_verifier():
-    assert isinstance(Math(), Verifier)
+    assert isinstance(Math(), Verifier) and Math().isolated
+    assert len({Math(), Math()}) == 1  # A value, which can be compared and never changes.
 
 
 @given(before=PROSE, after=PROSE)

@@ -152,6 +152,8 @@ SPELLINGS = [
     (r"\tfrac12", r"\dfrac12", True),
     (r"5 \text{ cm}", "5", False),
     (r"\left(1 , 2\right)", "(1,2)", True),
+    ("x/2", "x/2", True),
+    ("x/2", "x /2", False),
 ]
 
 
