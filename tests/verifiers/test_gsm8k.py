@@ -47,6 +47,7 @@ EDGES: list[tuple[str, str, bool, str]] = [
     ("The answer is 18 (100%).", "18", True, "a remark without words"),
     ("The answer is 18 [or so] 19", "18", False, "an alternative in other brackets"),
     ("17, 18", "18", False, "an enumeration of two"),
+    ("18 or 18 eggs", "18", True, "no other number"),
     ("18, 18", "18", True, "the same number twice"),
     ("18, is it not", "18", True, "a question tag is no denial"),
     ("Total: 3 = 5", "5", False, "two different numbers after a colon"),
