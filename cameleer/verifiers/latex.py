@@ -20,7 +20,7 @@ OR = "\N{LOGICAL OR}"
 
 def canonical(answer: str) -> str:
     """The answer in its one spelling, without white space. Empty when nothing is left of it."""
-    answer = _unboxed(answer[: MAX_CHARACTERS + 1])
+    answer = _unboxed(answer[:MAX_CHARACTERS])
     for old, new in _CHARACTERS:
         answer = answer.replace(old, new)
     for pattern, replacement in _RULES:

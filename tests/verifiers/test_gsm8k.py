@@ -32,6 +32,8 @@ EDGES: list[tuple[str, str, bool, str]] = [
     ("Answer: Take 5 or 6 eggs. The answer is 7.", "7", True, "a worked solution opens with words"),
     ("Answer: 18\nThe answer is 19.", "18", True, "the first, a label"),
     ("The answer is 5. Wait, that is wrong.", "5", True, "a correction that corrects nothing"),
+    (r"Wait, that is wrong. So \boxed{5} \boxed{6}", "6", False, "a correction before both"),
+    (r"\boxed{18} 3 more to go", "18", True, "a number of something else after a box"),
     # How far from the statement the number may stand.
     (f"The answer is {EIGHT} 18. She has 20.", "18", True, "eight words before the number"),
     (f"The answer is {EIGHT} xy 18. She has 20.", "18", False, "nine words are no statement"),
@@ -213,6 +215,7 @@ def test_a_box_of_ten_thousand_characters_is_a_box():
 REASONS = [
     ("so", "the text gives no number"),
     ("#### 18", "stated (phrase): 18"),
+    ("#### 18\n" r"\boxed{18.0}", "stated (phrase): 18, 18.0"),
     (r"\boxed{+1,800.50}", "stated (box): +1,800.50"),
     ("Answer: 18", "stated (label): 18"),
     ("She makes 18.", "last number: 18"),

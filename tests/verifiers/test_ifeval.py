@@ -26,7 +26,7 @@ BOTH, NEITHER, ASKED, PUBLISHED = (1, 1), (0, 0), (1, 0), (0, 1)
 
 GIVEN: dict[str, dict[str, Any]] = {
     "verify_keywords": {"keyword_list": ["harbor", "ice cream"]},
-    "verify_keywords with signs": {"keyword_list": ["c++", "the .net"]},
+    "verify_keywords with signs": {"keyword_list": ["visual c++", "the .net"]},
     "verify_keyword_frequency": {"word": "river", "N": 2},
     "verify_keyword_frequency of a compound": {"word": "well-known", "N": 1},
     "validate_forbidden_words": {"forbidden_words": ["cat", "dog"]},
@@ -47,6 +47,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "verify_bullet_points": {"N": 2},
     "validate_title": {},
     "validate_choice": {"options": ["yes", "no", "not sure"]},
+    "validate_choice with a longer one": {"options": ["no", "no idea"]},
     "validate_highlighted_sections": {"N": 2},
     "validate_sections": {"N": 2, "section_splitter": "SECTION"},
     "validate_sections with a colon": {"N": 1, "section_splitter": "Part:"},
@@ -70,9 +71,9 @@ TABLE: list[Any] = [
     ("verify_keywords", NEITHER, "The harbor sells cream."),
     ("verify_keywords", PUBLISHED, "Harbormasters sell ice cream.", "Superharbor, ice cream."),
     ("verify_keywords", ASKED, "A _harbor_ of ice\ncream."),
-    ("verify_keywords with signs", BOTH, "The .NET and C++.", "The .net of c++s."),
-    ("verify_keywords with signs", PUBLISHED, "The .net of abc++", "Bathe .net of c++"),
-    ("verify_keywords with signs", PUBLISHED, "The .network of c++"),
+    ("verify_keywords with signs", BOTH, "The .NET, visual C++.", "The .net, visual c++s."),
+    ("verify_keywords with signs", PUBLISHED, "The .net, revisual c++", "Bathe .net, visual c++"),
+    ("verify_keywords with signs", PUBLISHED, "The .network, visual c++"),
     ("verify_keyword_frequency", BOTH, "River, river!"),
     ("verify_keyword_frequency", NEITHER, "The river, the rivers.", "river river river "),
     ("verify_keyword_frequency", ASKED, "A _river_ is a river."),
@@ -116,6 +117,7 @@ TABLE: list[Any] = [
     ("verify_postscript", BOTH, "So it is.\n\nP.S. Write soon.", "So it is. P.S. Write soon."),
     ("verify_postscript", NEITHER, "So it is.\n\nP.S.", "So it is."),
     ("verify_postscript", PUBLISHED, "P.S. Write soon.", "P.S. Write.\n\nSo it is.\n\nSo it was."),
+    ("verify_postscript", PUBLISHED, "So it isP.S. Write soon."),
     ("validate_placeholders", BOTH, "Dear [name] of [home address]"),
     ("validate_placeholders", PUBLISHED, "Dear reader", "[name], [1], [] and [here](address)"),
     ("verify_bullet_points", BOTH, "So:\n* one\n- two"),
@@ -129,6 +131,8 @@ TABLE: list[Any] = [
     ("validate_choice", NEITHER, "perhaps", "yes or no", "nothing"),
     ("validate_choice", ASKED, "My answer is: Yes.", "I am not sure"),
     ("validate_choice", PUBLISHED, "e", ""),
+    ("validate_choice with a longer one", BOTH, "no", "no idea"),
+    ("validate_choice with a longer one", NEITHER, "No, no idea."),
     ("validate_highlighted_sections", BOTH, "*One* and *two words*", "**One** and ***two***"),
     ("validate_highlighted_sections", BOTH, "*a* *b* *c*"),
     ("validate_highlighted_sections", NEITHER, "*One* and two"),
@@ -150,6 +154,7 @@ TABLE: list[Any] = [
     ("validate_two_responses", BOTH, "One.\n******\nTwo."),
     ("validate_two_responses", NEITHER, "One.\n******\nOne.", "One.\n******\nTwo.\n******\nThree."),
     ("validate_two_responses", NEITHER, "One."),
+    ("validate_two_responses", BOTH, "Two.\n******\nOne."),
     ("validate_two_responses", PUBLISHED, "******\nTwo.", "So it is.\n******\nSo  it IS."),
     ("validate_uppercase", BOTH, "IT IS 5."),
     ("validate_uppercase", NEITHER, "IT is"),
@@ -281,12 +286,12 @@ def test_a_reason_has_200_characters_at_most():
 
 
 def test_of_a_long_text_langdetect_reads_four_pieces_with_its_beginning_and_its_end():
-    long = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000)))
+    long = "".join(map(chr, range(0x4E00, 0x4E00 + 20_002)))
     assert _sample(long[:10_000]) == long[:10_000]
-    pieces = _sample(long).split(" ")
-    assert [len(piece) for piece in pieces] == [2500] * 4
-    assert pieces[0] == long[:2500] and pieces[3][-2:] in long[-3:]
-    assert long.index(pieces[2]) - long.index(pieces[1]) == long.index(pieces[1])
+    # A third of what lies before the last piece is 5834, or for a character less 5833.67.
+    for text, step in ((long, 5834), (long[:-1], 5833)):
+        begins = [0, step, 2 * step, 3 * step]
+        assert _sample(text).split(" ") == [text[at : at + 2500] for at in begins]
     assert len(_sample(long[:10_001])) == 10_003
 
 

@@ -149,6 +149,8 @@ def test_a_truth_has_a_thousand_characters_at_most():
 REASONS = [
     ("so", "5", "the text gives no answer"),
     (r"\boxed{5}", "5", "stated (box): '5' (same spelling)"),
+    (r"The answer is $5$, so \boxed{5}", "5", "stated (box): '5' (same spelling)"),
+    ("The answer is $5$.\n" r"\boxed{5}", "5", "stated (phrase): '5' (same spelling)"),
     ("Answer: 5.0", "5", "stated (label): '5.0' (same spelling)"),
     ("The answer is $6$.", "5", "stated (phrase): '6' (exact numbers)"),
     ("Hence $6$.", "5", "last formula: '6' (exact numbers)"),

@@ -70,6 +70,11 @@ def test_a_box_ends_behind_its_brace():
     assert boxes(r"\boxed{ } \boxed{") == []
 
 
+def test_a_box_in_a_box_is_none_and_boxes_may_lie_far_apart():
+    text = r"\boxed{1} \boxed{\boxed{2}}" + " " * 30_000 + r"\boxed{3}"
+    assert [box.answer for box in boxes(text)] == ["1", r"\boxed{2}", "3"]
+
+
 def test_a_phrase_ends_with_its_sentence_or_after_a_thousand_characters():
     (phrase,) = phrases("So the answer is: 5 or so. It is 6.", latex=False)
     assert (phrase.kind, phrase.start, phrase.answer) == ("phrase", 7, "5 or so")
@@ -121,6 +126,7 @@ SPELLINGS = [
     (r"x=\text{even}", "x=even"),
     (r"(\text{odd}, \text{even})", "(odd,even)"),
     (r"5\text{ }", "5"),
+    (r"3\text{:}2", "3:2"),
     (r"\boxed{3} + \boxed{4}", "3+4"),
 ]
 
