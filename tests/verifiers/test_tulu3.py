@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 
 from cameleer.errors import RecipeError
@@ -161,3 +163,12 @@ SPELLINGS = [
 def test_the_published_rules_of_spelling(answer: str, truth: str, right: bool):
     tail = "y" * 401  # With it sympy is not asked, and the strings decide.
     assert math_is_right(rf"\boxed{{{answer}{tail}}}", truth + tail) == right
+
+
+def test_the_parser_that_sympy_needs_may_be_missing(monkeypatch: pytest.MonkeyPatch):
+    def none(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", none)
+    with pytest.raises(RecipeError, match="and none is installed"):
+        Math(compat="tulu3")
