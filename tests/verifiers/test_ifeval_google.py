@@ -22,7 +22,7 @@ from shared_rows import rows_of
 from cameleer.verifiers import ifeval_google
 from cameleer.verifiers.ifeval import IFEval
 from cameleer.verifiers.ifeval_google import RULES, kept, variants
-from cameleer.verifiers.sentences import MAX_CHARACTERS, sentences, words
+from cameleer.verifiers.sentences import MAX_CHARACTERS, _punkt, sentences, words
 
 RECORDED = json.loads(
     gzip.decompress((Path(__file__).parent / "data" / "ifeval_google.json.gz").read_bytes())
@@ -322,3 +322,7 @@ def test_a_quotation_mark_alone_at_the_end_of_a_long_text_is_a_sentence():
     found = list(sentences("So it is. " * 30 + 'He said "go." "'))
     assert len(found) == 32 and found[-2:] == ['He said "go."', '"']
     assert list(sentences("So it is. " * 29 + "So (it is. )"))[-1] == "So (it is. )"
+
+
+def test_the_model_of_sentences_is_loaded_once():
+    assert _punkt() is _punkt()
