@@ -24,7 +24,7 @@ EDGES: list[tuple[str, str, bool, str]] = [
     (r"\boxed{5}\boxed{6}", "5", False, "two boxes side by side"),
     (r"The answer is 5. So \boxed{6}", "6", False, "a phrase, then another box"),
     (r"The answer is 2 + 3 = \boxed{5}", "5", True, "work in the phrase that leads to a box"),
-    (r"\boxed{\text{so } \boxed{5}", "5", True, "an unclosed box around a closed one"),
+    (r"\boxed{\text{so } \boxed{5} of 6", "5", True, "an unclosed box around a closed one"),
     (r"\boxed{\boxed{5}} \boxed{6}", "5", False, "a box in a box, then another one"),
     (r"So \boxed 5. It is 6.", "5", True, "a full stop after a box without braces"),
     ("Answer: The answer is 18. She has 19 hens.", "18", True, "a label leads to a phrase"),
