@@ -242,7 +242,7 @@ class _Worker:
 
     def wait_until_ready(self) -> None:
         while not self.ready:
-            self.pool_end.poll(max(0.0, self.deadline - time.monotonic()))
+            self.pool_end.poll(self.deadline - time.monotonic())
             kind, content = self.hear()
             if kind != "ready":
                 raise _not_started(content)
