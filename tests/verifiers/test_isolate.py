@@ -100,7 +100,7 @@ def test_a_long_reason_is_cut_at_200_characters(pool: VerifierPool):
 
 
 def test_an_idle_worker_is_under_no_limit():
-    with VerifierPool({"nasty": Nasty()}, num_workers=1, wall_limit_s=0.4) as pool:
+    with VerifierPool({"nasty": Nasty()}, num_workers=1, wall_limit_s=1.0) as pool:
         pool.score_all([RIGHT])
         time.sleep(1.2)
         assert [score.status for score in pool.score_all([RIGHT, RIGHT])] == ["scored"] * 2
