@@ -69,6 +69,8 @@ EDGES: list[tuple[str, str, bool, str]] = [
     ("-18", "-18", True, "a sign at the beginning"),
     ("The answer is x=18.", "18", True, "an equals sign and no blank"),
     ("18-", "18", True, "a dash after the number"),
+    ("It is 10 -18", "-18", True, "a sign between blank and number"),
+    ("It is, say, 10-18", "18", True, "a range after several words"),
     ("It is x/-6", "-6", True, "a sign after a slash"),
     ("= 18", "18", True, "an equals sign at the beginning"),
     ("It is 10-18", "18", True, "a range after a word"),

@@ -68,6 +68,8 @@ EDGES: list[tuple[str, str, bool, str]] = [
     (r"\boxed{(1,2),(3,4)}", "(1,2),(4,3)", False, "each pair has one"),
     (r"\boxed{((1,\frac42),3)}", "((1,2),3)", True, "a pair in a pair"),
     (r"\boxed{1+x,x+2}", "2+x,x+1", True, "equal parts in another order and spelling"),
+    (r"\boxed{(x+1)^2}", "(1+x)^2", True, "a bracket that opens a power"),
+    (r"\boxed{a(b,c)}", "(b,c)", False, "a letter before a pair"),
     (r"\boxed{(1,2)(3)}", "6", False, "a bracket that closes before the end"),
     (r"\boxed{-3,3}", r"\pm3", True, "both signs, for one sign that says so"),
     (r"\boxed{\{\frac62\}}", r"\{3\}", True, "a set of one"),
