@@ -73,7 +73,7 @@ class Normalize:
 
 
 def _drawn_in_lots(tokens_B: Tensor, has_tokens_B: Tensor, size: int, seed: int) -> Tensor:
-    rows = has_tokens_B.nonzero().squeeze(1)
+    rows = has_tokens_B.nonzero().flatten()
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     lots = rows[order.to(rows.device)].split(size)
     weight_B = torch.zeros_like(tokens_B)

@@ -149,6 +149,7 @@ SPELLINGS = [
     (r"\frac1{2}x", r"\frac{1}{2}x", True),
     (r"\frac{1}{2}x", r"\frac{1}{2}x", True),
     (r"\frac{1}2", r"\frac{1}{2}", False),
+    (r"\frac1π", r"\frac{1}{π}", True),
     (r"\fracπ2x", r"\frac{π}{2}x", True),
     (r"3\frac12\frac34", r"3\frac{1}{2}\frac{3}{4}", True),
     (r"\tfrac12", r"\dfrac12", True),
