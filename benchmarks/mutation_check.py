@@ -40,12 +40,15 @@ TESTS = {
     "cameleer/algorithms/": "tests/algorithms tests/parity tests/train/test_collect.py",
     "cameleer/verifiers/ifeval_google": "tests/verifiers/test_ifeval_google.py",
     "cameleer/verifiers/sentences": "tests/verifiers/test_ifeval_google.py",
-    "cameleer/verifiers/ifeval": "tests/verifiers/test_cases.py tests/verifiers/test_ifeval.py",
+    "cameleer/verifiers/ifeval_checks": "tests/verifiers/test_cases.py "
+    "tests/verifiers/test_ifeval.py",
+    "cameleer/verifiers/ifeval": "tests/verifiers/test_ifeval.py "
+    "tests/verifiers/test_ifeval_google.py",
     "cameleer/verifiers/isolate": "tests/verifiers/test_isolate.py",
     "cameleer/verifiers/worker": "tests/verifiers/test_isolate.py",
     "cameleer/verifiers/tulu3": "tests/verifiers/test_tulu3.py",
-    "cameleer/verifiers/": "tests/verifiers/test_gsm8k.py tests/verifiers/test_math.py "
-    "tests/verifiers/test_cases.py tests/verifiers/test_fuzz.py",
+    "cameleer/verifiers/": "tests/verifiers/test_text.py tests/verifiers/test_gsm8k.py "
+    "tests/verifiers/test_math.py tests/verifiers/test_tulu3.py tests/verifiers/test_fuzz.py",
 }
 """Tests of the files whose paths begin so; the first that fits."""
 
@@ -67,6 +70,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    # A shell's background jobs ignore Ctrl-C, and so would the processes whose end the tests watch.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     mutants = sample(options.mutants, options.seed)
     done = read(options.results)
     left: queue.SimpleQueue[Mutant] = queue.SimpleQueue()

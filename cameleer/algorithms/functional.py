@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal, assert_never
 
 from torch import Tensor
 
@@ -25,14 +25,16 @@ def kl_estimate(estimator: KLEstimator, log_ratio_N: Tensor, ratio_to_old_N: Ten
         ratio_to_old_N: policy / old policy, with gradient; only k4 reads it.
     """
     d_N = log_ratio_N.clamp(-40.0, 40.0)
-    if estimator == "k1":
-        return d_N
-    if estimator == "k2":
-        return d_N.square() / 2
-    if estimator == "k3":
-        return (-d_N).expm1() + d_N
-    assert estimator == "k4", f"estimator is one of {get_args(KLEstimator)}, not {estimator!r}"
-    return ratio_to_old_N * d_N
+    match estimator:
+        case "k1":
+            return d_N
+        case "k2":
+            return d_N.square() / 2
+        case "k3":
+            return (-d_N).expm1() + d_N
+        case "k4":
+            return ratio_to_old_N * d_N
+    assert_never(estimator)
 
 
 def at_chosen(batch: Batch, values: Tensor) -> Tensor:

@@ -58,16 +58,17 @@ class Normalize:
         num_sequences = int(has_tokens_B.sum())
         if num_sequences == 0:
             return torch.zeros_like(learned_N, dtype=torch.float32)
-        if self.rule == "token":
-            weight_B = torch.full_like(tokens_B, 1.0) / tokens_B.sum()
-        elif self.rule == "sequence":
-            weight_B = 1.0 / (tokens_B.clamp(min=1) * num_sequences)
-        elif self.rule == "constant":
-            weight_B = torch.full_like(tokens_B, 1.0 / (num_sequences * self.number))
-        elif self.rule == "sum":
-            weight_B = torch.full_like(tokens_B, 1.0 / num_sequences)
-        else:
-            weight_B = _drawn_in_lots(tokens_B, has_tokens_B, self.number, seed)
+        match self.rule:
+            case "token":
+                weight_B = torch.full_like(tokens_B, 1.0) / tokens_B.sum()
+            case "sequence":
+                weight_B = 1.0 / (tokens_B.clamp(min=1) * num_sequences)
+            case "constant":
+                weight_B = torch.full_like(tokens_B, 1.0 / (num_sequences * self.number))
+            case "sum":
+                weight_B = torch.full_like(tokens_B, 1.0 / num_sequences)
+            case _:
+                weight_B = _drawn_in_lots(tokens_B, has_tokens_B, self.number, seed)
         return batch.per_token(weight_B) * learned_N
 
 
@@ -80,7 +81,7 @@ def sequence_weights(batch: Batch) -> Tensor:
 
 
 def _drawn_in_lots(tokens_B: Tensor, has_tokens_B: Tensor, size: int, seed: int) -> Tensor:
-    rows = has_tokens_B.nonzero().squeeze(1)
+    rows = has_tokens_B.nonzero().flatten()
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     lots = rows[order.to(rows.device)].split(size)
     weight_B = torch.zeros_like(tokens_B)

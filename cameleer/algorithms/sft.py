@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from cameleer.batch import Batch, Loss, Output
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SFT:
     """Cross-entropy on masked tokens. How tokens are averaged is the recipe's `normalize`."""
 

@@ -45,5 +45,5 @@ def brief(text: Any, limit: int = 60) -> str:
     """A text quoted on one line for a `Score.reason`, its middle left out when it is long."""
     if not isinstance(text, str):
         return f"of type {type(text).__name__}"
-    text = " ".join(text[: 4 * limit].split()) if len(text) > 4 * limit else " ".join(text.split())
+    text = " ".join(text[: 4 * limit].split())
     return f"'{text}'" if len(text) <= limit else f"'{text[: limit - 12]}…{text[-11:]}'"

@@ -87,7 +87,7 @@ def tokenize(text: str) -> list[Token]:
         kind = match.lastgroup
         assert kind is not None, "every alternative of the pattern has a name"
         if kind == "word" and match[kind].lower() in _OPERATOR_WORDS:
-            kind = "operator" if match[kind].lower() != "x" else "word"
+            kind = "operator"
         found.append(Token(kind, match[match.lastgroup], bool(match["space"])))  # type: ignore[index]
     return found
 
@@ -106,7 +106,7 @@ def last_equals_or_number(sentence: str) -> Reading | None:
     if (why := _taken_back(tokens, at)) is not None:
         return Reading(None, why=why)
     value, _, shown = _operand(tokens, _before_sign(tokens, at) + 1)
-    reading = Reading(value, shown, "" if value is not None else "the number is too long")
+    reading = Reading(value, shown, "" if value is not None else "a number that cannot be read")
     earlier = [i for i in where if i < at]
     if value is None or not earlier:
         return with_alternatives(reading, tokens[at + 1 :], adjacent=False)
@@ -144,12 +144,7 @@ def _taken_back(tokens: list[Token], at: int) -> str | None:
 def _before_sign(tokens: list[Token], at: int) -> int:
     """The token before a number and its sign, -1 where there is none."""
     signed = at > 0 and tokens[at - 1].text in ("-", "+") and not tokens[at].spaced
-    if (
-        signed
-        and at > 1
-        and tokens[at - 2].kind in ("number", "word")
-        and not tokens[at - 1].spaced
-    ):
+    if signed and at > 1 and tokens[at - 2].kind == "number" and not tokens[at - 1].spaced:
         return at - 1  # "10-18": a range or a difference, no negative number.
     return at - 2 if signed else at - 1
 
@@ -171,9 +166,9 @@ def _first_number(tokens: list[Token], max_words: int) -> int | None:
 def _operand(tokens: list[Token], at: int) -> tuple[Fraction | None, int, str]:
     """A number with its sign: value, index of the next token, and how it is written."""
     sign = ""
-    if at < len(tokens) and tokens[at].text in ("-", "+"):
+    if tokens[at].text in ("-", "+"):
         sign, at = tokens[at].text, at + 1
-    if at >= len(tokens) or tokens[at].kind != "number":
+    if tokens[at].kind != "number":
         return None, at, ""
     written = sign + tokens[at].text
     return numbers.read(written), at + 1, written
@@ -191,14 +186,11 @@ def _chain(tokens: list[Token], at: int) -> tuple[list[Side], int]:
     sides: list[Side] = []
     found: list[tuple[Fraction | None, str]] = []
     operators: list[str] = []
-    depth = 0
     while True:
-        while at < len(tokens) and tokens[at].text == "(":
-            depth, at = depth + 1, at + 1
+        while tokens[at].text == "(":
+            at += 1
         value, at, written = _operand(tokens, at)
         found.append((value, written))
-        while depth and at < len(tokens) and tokens[at].text == ")":
-            depth, at = depth - 1, at + 1
         joint = _skip_units(tokens, at)
         if joint is None:
             break
@@ -212,7 +204,7 @@ def _chain(tokens: list[Token], at: int) -> tuple[list[Side], int]:
 
 
 def _skip_units(tokens: list[Token], at: int) -> int | None:
-    """The operator or equals sign that joins this number to another one, past two words at most."""
+    """The operator or equals sign that joins this number to the next, past four words at most."""
     for index in range(at, min(at + 5, len(tokens))):
         token = tokens[index]
         joins = token.kind in ("operator", "equals") or token.text.lower() == "x"
@@ -238,7 +230,7 @@ def _value_of(sides: list[Side]) -> Reading:
         return Reading(None, why="arithmetic that is not carried out")
     value, written = single[-1].numbers[0]
     if value is None:
-        return Reading(None, why="the number is too long to be read")
+        return Reading(None, why="a number that cannot be read")
     if any(side.numbers[0][0] != value for side in single):
         return Reading(None, why="two different numbers are called equal")
     return Reading(value, written)
@@ -265,7 +257,7 @@ _SECOND_PART = re.compile(
 _FUNCTIONS = ("sqrt", "√", "log", "ln", "exp", "sin", "cos", "tan", "binom", "floor", "ceil")
 _DENIAL = re.compile(r"(?:\bnot|\bnever|\bcannot|n['\u2019]t)(?: be)?$")
 
-_OPERATOR_WORDS = ("plus", "minus", "times", "x")
+_OPERATOR_WORDS = ("plus", "minus", "times")
 _HEDGES = (
     "approximately",
     "about",

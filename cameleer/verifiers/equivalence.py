@@ -186,9 +186,9 @@ def _parts(answer: str) -> Parts | None:
         return Parts(
             ",", (answer.replace("\\pm", "+").removeprefix("+"), answer.replace("\\pm", "-")), False
         )
-    if len(answer) > 2 and answer.startswith("\\{") and answer.endswith("\\}"):
+    if answer.startswith("\\{") and answer.endswith("\\}"):
         return Parts("{}", tuple(_split(answer[2:-2], ",")), False)
-    if len(answer) > 2 and answer[0] in "([" and answer[-1] in ")]" and _closes_at_end(answer):
+    if answer.startswith(("(", "[")) and answer.endswith((")", "]")) and _closes_at_end(answer):
         items = _split(answer[1:-1], ",")
         if len(items) > 1:
             return Parts(answer[0] + answer[-1], tuple(items), True)
@@ -230,12 +230,17 @@ def _compare_parts(gold: Parts | None, answer: Parts | None) -> Verdict:
         return Verdict(False, "too many parts")
     left = list(gold.items)
     for item in answer.items:
-        candidates = left[:1] if gold.ordered else sorted(left, key=lambda g: g != item)
-        match = next((g for g in candidates if compare(g, item).equal), None)
-        if match is None:
+        candidates = left[:1] if gold.ordered else left
+        # Equal spelling first: what else is equal may take long to find out.
+        same = item if item in candidates else _first_equal(candidates, item)
+        if same is None:
             return Verdict(False, "part by part")
-        left.remove(match)
+        left.remove(same)
     return Verdict(True, "part by part")
+
+
+def _first_equal(candidates: list[str], item: str) -> str | None:
+    return next((each for each in candidates if compare(each, item).equal), None)
 
 
 def _shape(parts: Parts) -> str:
@@ -315,6 +320,6 @@ _WORK = re.compile(
 )
 _PLAIN_NUMBER = r"(?<![\w.^}_])[0-9]+(?:\.[0-9]+)?"
 _ARITHMETIC = re.compile(
-    rf"{_PLAIN_NUMBER}(?:[-+*/]|\)\(|\()-?\(?[0-9]+(?:\.[0-9]+)?(?![\w\\.({{^])"
-    rf"|{_PLAIN_NUMBER}\^(?:[0-9](?![0-9.])|\{{-?[0-9]+\}})"
+    rf"{_PLAIN_NUMBER}(?:[-+*/]|\)\(|\()-?\(?[0-9]+(?:\.[0-9]+)?(?![\w\\.({{^])|{_PLAIN_NUMBER}"
+    r"\^(?:[0-9](?![0-9.])|\{-?[0-9]+\})"
 )

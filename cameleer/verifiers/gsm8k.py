@@ -98,7 +98,7 @@ def _box(text: str, box: Statement) -> Reading:
         return Reading(None, why="a box without a number")
     if reading.value is None:
         return reading
-    rest = _SENTENCE_END.split(text[box.end : box.end + 200], maxsplit=1)[0]
+    rest = _SENTENCE_END.split(text[box.end : box.end + 200])[0]
     return clause.with_alternatives(reading, clause.tokenize(rest), adjacent=False)
 
 
@@ -126,7 +126,7 @@ def _last_number(text: str) -> Reading | None:
         if label := _LABEL.search(sentence):
             text = text[: end - len(label[0])]
             continue
-        whole = sentence + _SENTENCE_END.split(text[end : end + 200], maxsplit=1)[0]
+        whole = sentence + _SENTENCE_END.split(text[end : end + 200])[0]
         without_remarks = _REMARK.sub(" ", whole)
         has_number = _DIGIT.search(without_remarks) is not None
         return clause.last_equals_or_number(without_remarks if has_number else sentence)

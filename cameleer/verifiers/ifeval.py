@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from cameleer.errors import RecipeError, nearest
 from cameleer.types import Score
@@ -95,14 +95,12 @@ class IFEval:
         return label if isinstance(label, str) else None
 
 
-@dataclass(frozen=True)
-class _Label:
+class _Label(NamedTuple):
     rule: str
     arguments: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class _Instructions:
+class _Instructions(NamedTuple):
     ids: list[str]
     kwargs: list[dict[str, Any]]
 

@@ -77,7 +77,7 @@ def validate_paragraphs(text: str, N: int, first_word: str, i: int) -> Outcome:
     paragraphs = _paragraphs(text)
     if len(paragraphs) != N:
         return _amount(len(paragraphs), "paragraphs", N)
-    beginning = paragraphs[i - 1][: 200 + 2 * len(first_word)].casefold().lstrip(_MARKUP)
+    beginning = paragraphs[i - 1].casefold().lstrip(_MARKUP)
     begins = _whole_word(first_word.strip(_MARKUP) or first_word).match(beginning)
     return begins is not None, f"paragraph {i} begins '{beginning[:30]}'"
 
@@ -217,7 +217,9 @@ def _sample(text: str) -> str:
 
 
 def _amount(found: int, what: str, N: int, quantifier: str = "", slack: int = 0) -> Outcome:
-    return within(found, N, quantifier, slack), f"{found} {what}, asked for {quantifier} {N}"
+    return within(
+        found, N, quantifier, slack
+    ), f"{found} {what}, asked for {quantifier or 'exactly'} {N}"
 
 
 def within(found: int, N: int, quantifier: str, slack: int) -> bool:

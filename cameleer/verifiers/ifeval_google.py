@@ -155,11 +155,8 @@ def json_format(text: str) -> bool:
 
 
 def title(text: str) -> bool:
-    for rest in _TITLE.findall(text):
-        closing = rest.rfind(">>")
-        if closing > 0 and rest[:closing].lstrip("<").rstrip(">").strip():
-            return True
-    return False
+    insides = (rest.rpartition(">>")[0] for rest in _TITLE.findall(text))
+    return any(inside.lstrip("<").rstrip(">").strip() for inside in insides)
 
 
 def two_responses(text: str) -> bool:

@@ -242,7 +242,7 @@ class _Worker:
 
     def wait_until_ready(self) -> None:
         while not self.ready:
-            self.pool_end.poll(max(0.0, self.deadline - time.monotonic()))
+            self.pool_end.poll(self.deadline - time.monotonic())
             kind, content = self.hear()
             if kind != "ready":
                 raise _not_started(content)
@@ -270,6 +270,7 @@ class _Worker:
 
 
 def _not_started(why: object) -> RecipeError:
+    why = _how(why) if isinstance(why, int) else why
     return RecipeError(
         f"A verifier worker did not start: {why}. Verifiers must be picklable, and defined at "
         "the top level of a module that can be imported, not in the main script."
@@ -280,7 +281,5 @@ def _undecided(why: str) -> Score:
     return Score(0.0, "undecided", why)
 
 
-def _how(code: object) -> str:
-    if isinstance(code, int) and code < 0:
-        return signal.Signals(-code).name
-    return f"exit status {code}"
+def _how(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"

@@ -20,7 +20,7 @@ OR = "\N{LOGICAL OR}"
 
 def canonical(answer: str) -> str:
     """The answer in its one spelling, without white space. Empty when nothing is left of it."""
-    answer = _unboxed(answer[: MAX_CHARACTERS + 1])
+    answer = _unboxed(answer[:MAX_CHARACTERS])
     for old, new in _CHARACTERS:
         answer = answer.replace(old, new)
     for pattern, replacement in _RULES:
@@ -114,7 +114,7 @@ _LATE_RULES = [
         (r"\\frac\s?([0-9])\s?([0-9])(?!\{)", r"\\frac{\1}{\2}"),
         (rf"\\frac\s?({_ARG})\s?\{{", r"\\frac{\1}{"),
         (rf"\\frac\s?({_ARG})\s?({_ARG})", r"\\frac{\1}{\2}"),
-        (rf"(\\frac\{{[^{{}}]*\}})\s?({_ARG})", r"\1{\2}"),
+        (r"(\\frac\{[^{}]*\})" rf"\s?({_ARG})", r"\1{\2}"),
         (rf"\\sqrt\s*([0-9]{{1,20}}|{_ARG})", r"\\sqrt{\1}"),
         (r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
         (r"\\sqrt\s*(?=\{)", r"\\sqrt"),
@@ -123,7 +123,7 @@ _LATE_RULES = [
             r"\1\\frac{\2}{\3}",
         ),
         (r"(?<![0-9])\.(?=[0-9])", "0."),
-        (r"(?<![0-9.])([0-9]{1,40})\.0{1,20}(?![0-9])", r"\1"),
+        (r"(?<![0-9.])([0-9]{1,40})\.0{1,20}(?![0-9]|\\overline)", r"\1"),
         (r"(?<![0-9a-zA-Z)}])\+(?=\\infty)", ""),
         # Digits side by side are two numbers, never one number glued together.
         (r"(?<=[0-9])\s+(?=[0-9])", ","),

@@ -9,8 +9,8 @@ from fractions import Fraction
 PATTERN = r"[0-9]{1,3}(?:,[0-9]{3}){1,8}(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+"
 """An unsigned number. Commas only between groups of three digits: ``1,8`` is two numbers."""
 
-_NUMBER = re.compile(rf"([-+]?)({PATTERN})(?:[eE]([-+]?[0-9]{{1,3}}))?\.?")
-_MIXED = re.compile(r"([-+]?)([0-9]{1,9})[ ]([0-9]{1,9})/([0-9]{1,9})")
+_NUMBER = re.compile(rf"(?:\+|(-))?({PATTERN})(?:[eE]([-+]?[0-9]{{1,3}}))?\.?")
+_MIXED = re.compile(r"(?:\+|(-))?([0-9]{1,9})[ ]([0-9]{1,9})/([0-9]{1,9})")
 
 _FOREIGN_DIGIT = re.compile(r"(?![0-9])\d")
 
@@ -31,22 +31,14 @@ def read(text: str) -> Fraction | None:
         return None
     text = text.strip()
     if mixed := _MIXED.fullmatch(text):
-        sign, whole, over, under = mixed.groups()
+        minus, whole, over, under = mixed.groups()
         if int(under) == 0:
             return None
         value = int(whole) + Fraction(int(over), int(under))
-        return -value if sign == "-" else value
+        return -value if minus else value
     if number := _NUMBER.fullmatch(text):
-        sign, digits, exponent = number.groups()
+        minus, digits, exponent = number.groups()
         value = Fraction(digits.replace(",", ""))
         value *= Fraction(10) ** int(exponent or 0)
-        return -value if sign == "-" else value
+        return -value if minus else value
     return None
-
-
-def show(value: Fraction) -> str:
-    """The shortest way to write a value: ``18``, ``-0.5``, ``1/3``."""
-    if value.denominator == 1:
-        return str(value.numerator)
-    decimal = f"{float(value):.6g}"
-    return decimal if Fraction(decimal) == value else f"{value.numerator}/{value.denominator}"

@@ -28,7 +28,7 @@ MAX_BOX = 20_000
 """A box that holds more characters than this may be taken for one that is not closed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Statement:
     """A place where the text says what its answer is."""
 
@@ -110,10 +110,9 @@ def that_count(text: str, statements: Sequence[Statement]) -> list[Statement]:
     """Of all statements, those that have to be right: see the rules at the top of this file."""
     ordered = sorted(statements, key=lambda s: (s.start, s.end))
     since = 0
-    for index in range(1, len(ordered)):
-        before, after = ordered[index - 1], ordered[index]
+    for index, (before, after) in enumerate(itertools.pairwise(ordered), start=1):
         # From the closing brace on, after which "Wait" begins a sentence.
-        if _CORRECTION.search(text, max(0, min(before.end, after.start) - 1), after.start):
+        if _CORRECTION.search(text, min(before.end, after.start) - 1, after.start):
             since = index
     kept = ordered[since:]
     first_phrase = next((s for s in kept if s.kind != "box"), None)

@@ -136,7 +136,27 @@ def test_a_completion_without_a_verdict_moves_nobody_and_learns_nothing():
     assert four[9:].abs().max() == 0
 
 
+def test_a_group_without_a_verdict_has_no_advantage_and_spoils_no_other():
+    batch = batch_of([1.0, 0.0, 1.0, 0.0])
+    batch = replace(batch, scored_B=torch.tensor([False, False, True, True]))
+    advantages_N = GRPO().advantages(batch).advantages_N
+    alone_N = GRPO().advantages(batch_of([1.0, 0.0])).advantages_N
+    assert advantages_N is not None and advantages_N[:6].abs().max() == 0
+    torch.testing.assert_close(advantages_N[6:], alone_N)
+
+
 def test_a_group_with_one_verdict_has_no_advantage():
     batch = batch_of([1.0, 0.0])
     batch = replace(batch, scored_B=torch.tensor([True, False]))
     assert GRPO().advantages(batch).advantages_N.abs().max() == 0
+
+
+def test_it_asks_for_the_reference_only_where_the_kl_has_a_weight():
+    assert GRPO().needs == ("old", "reference")
+    assert GRPO(beta=0.0).needs == ("old",)
+    assert len({GRPO(), GRPO()}) == 1  # A value, which can be compared and never changes.
+
+
+def test_its_settings_go_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        GRPO(0.2)  # type: ignore[misc]

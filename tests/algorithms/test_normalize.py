@@ -96,3 +96,8 @@ def test_nothing_to_learn_from_gives_no_weight(rule: str):
 def test_an_unknown_rule_is_refused_with_the_rules_there_are(rule: str):
     with pytest.raises(ValueError, match="token, sequence, sum, constant"):
         Normalize.parse(rule)
+
+
+def test_a_rule_is_a_value():
+    assert len({Normalize.parse("token"), Normalize.parse(" token ")}) == 1
+    assert Normalize.parse("micro_batch(2)") == Normalize("micro_batch", 2)

@@ -19,3 +19,7 @@ def test_the_loss_of_a_token_is_its_negative_log_probability():
     assert loss.values.tolist() == [0.0, 0.5, 2.0]
     loss.values.sum().backward()
     assert logprobs_N.grad is not None and logprobs_N.grad.tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_it_asks_for_no_scores_and_is_a_value():
+    assert SFT().needs == () and len({SFT(), SFT()}) == 1

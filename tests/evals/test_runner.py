@@ -389,6 +389,16 @@ def test_an_answer_without_a_verdict_is_wrong_and_counted(data: Path, tmp_path: 
     assert "ZeroDivisionError" in row["scores"][0]["reason"]
 
 
+def test_the_value_of_an_undecided_verdict_means_nothing(data: Path, tmp_path: Path):
+    # Truths from 3 on: each verdict has the value 1, and none was reached.
+    undecided = Metric(name="m", verifier=Counts(status="undecided"), about="")
+    benchmark = replace(SUMS, metrics=(undecided,))
+    score = primary(evaluate(Scripted(), [benchmark], tmp_path / "out", data=data))
+    assert (score["value"], score["undecided"]) == (0, 8)
+    rows = read_rows(tmp_path / "out", "sums")
+    assert {row["scores"][0]["value"] for row in rows} == {0}
+
+
 def test_empty_and_endless_answers_are_counted(data: Path, tmp_path: Path):
     answers = [Answer("", 1, "eos"), Answer(" \n", 2, "stop"), Answer("7 7 7", 6, "length")]
     model = Scripted(lambda q: answers[min(2, int(q.instance.id[5:]))])

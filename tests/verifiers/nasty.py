@@ -37,12 +37,18 @@ class Nasty:
                 os.kill(os.getpid(), signal.SIGSTOP)
             case "raise":
                 raise ZeroDivisionError("as asked")
+            case "raise at length":
+                raise ValueError("so " * 1000)
+            case "talk":
+                return Score(1.0, reason="so " * 1000)
             case "exit":
                 os._exit(3)
             case "segfault":
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "allocate":
                 return Score(float(len(bytearray(truth))))
+            case "touch":
+                return Score(1.0, reason=f"touched {len(bytearray(truth))}")
             case "swallow memory":
                 try:
                     hoard = [bytearray(1 << 20) for _ in range(100_000)]
@@ -58,6 +64,8 @@ class Nasty:
                 return Score(1.0, reason="printed")
             case "close files":
                 os.closerange(0, 256)
+            case "exit 99":
+                os._exit(99)
             case "sys.exit":
                 sys.exit(0)
             case "exit as if retired" | "exit as if done":
@@ -97,6 +105,8 @@ class Nasty:
                 return Score(float("nan"))
             case "two":
                 return Score(2.0)
+            case "minus a half":
+                return Score(-0.5)
             case "no status":
                 return Score(1.0, "fine")  # type: ignore[arg-type]
             case "nothing":
@@ -112,3 +122,21 @@ class Nasty:
 @dataclass(frozen=True)
 class Linear(Nasty):
     isolated: ClassVar[bool] = False
+
+
+@dataclass(frozen=True)
+class Loads(Nasty):
+    """Loads, but not the n-th time where n is among the failures, counted in a file."""
+
+    place: str
+    failures: tuple[int, ...]
+    how: str = "die"
+
+    def warm_up(self) -> None:
+        with open(self.place, "a") as file:
+            file.write("x")
+            loads = file.tell()
+        if loads in self.failures:
+            if self.how == "raise":
+                raise OSError("the model is gone")
+            os._exit(3)

@@ -22,7 +22,7 @@ from shared_rows import rows_of
 from cameleer.verifiers import ifeval_google
 from cameleer.verifiers.ifeval import IFEval
 from cameleer.verifiers.ifeval_google import RULES, kept, variants
-from cameleer.verifiers.sentences import MAX_CHARACTERS, sentences, words
+from cameleer.verifiers.sentences import MAX_CHARACTERS, _punkt, sentences, words
 
 RECORDED = json.loads(
     gzip.decompress((Path(__file__).parent / "data" / "ifeval_google.json.gz").read_bytes())
@@ -206,7 +206,17 @@ REFUSED = [
 def test_an_unreadable_label_is_refused_and_never_scored(truth: object, why: str):
     assert why in str(IFEval().validate(truth))
     score = IFEval().score("So it is.", truth)
-    assert score.status == "invalid" and why[:20] in score.reason
+    assert (score.value, score.status) == (0.0, "invalid") and why[:20] in score.reason
+
+
+def test_each_instruction_needs_its_kwargs():
+    with pytest.raises(ValueError, match="zip"):
+        kept("So it is.", ["punctuation:no_comma", "startend:quotation"], [{}])
+
+
+def test_a_reason_has_200_characters_at_most():
+    broken = {"instruction_id": ["startend:quotation"] * 20, "kwargs": [{}] * 20}
+    assert len(IFEval().score("So it is.", broken).reason) == 200
 
 
 @pytest.mark.parametrize("instruction", LABELS)
@@ -306,3 +316,13 @@ def test_a_megabyte_is_read_in_a_second(instruction: str):
 def test_sentences_far_behind_are_not_read():
     text = "So it is. " * (MAX_CHARACTERS // 10)
     assert len(list(sentences(text * 3))) == len(list(sentences(text))) == MAX_CHARACTERS // 10
+
+
+def test_a_quotation_mark_alone_at_the_end_of_a_long_text_is_a_sentence():
+    found = list(sentences("So it is. " * 30 + 'He said "go." "'))
+    assert len(found) == 32 and found[-2:] == ['He said "go."', '"']
+    assert list(sentences("So it is. " * 29 + "So (it is. )"))[-1] == "So (it is. )"
+
+
+def test_the_model_of_sentences_is_loaded_once():
+    assert _punkt() is _punkt()

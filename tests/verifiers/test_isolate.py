@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nasty import Linear, Nasty
+from nasty import Linear, Loads, Nasty
 
 from cameleer.errors import RecipeError
 from cameleer.types import Score
@@ -43,12 +44,13 @@ def test_no_tasks_no_scores(pool: VerifierPool):
 @pytest.mark.parametrize(
     ("does", "count", "reason"),
     [
-        ("spin", "timeout", "CPU time"),
+        ("spin", "timeout", "over the limit of 1 s of CPU time"),
         ("spin and swallow", "timeout", "CPU time"),
         ("power", "timeout", "CPU time"),
-        ("sleep", "timeout", "wall clock"),
+        ("sleep", "timeout", "over the limit of 1.5 s of wall clock"),
         ("raise", "error", "ZeroDivisionError: as asked"),
         ("exit", "crash", "exit status 3"),
+        ("exit 99", "crash", "exit status 99"),
         ("segfault", "crash", "SIGSEGV"),
         ("allocate", "memory", "memory"),
         ("swallow memory", "memory", "memory"),
@@ -59,6 +61,8 @@ def test_no_tasks_no_scores(pool: VerifierPool):
         ("fork and hang", "timeout", "CPU time"),
         ("not a number", "error", "value in [0, 1]"),
         ("two", "error", "value in [0, 1]"),
+        ("minus a half", "error", "value in [0, 1]"),
+        ("raise at length", "error", "ValueError: so so so"),
         ("no status", "error", "a known status"),
         ("nothing", "error", "AttributeError"),
     ],
@@ -78,8 +82,82 @@ def test_a_task_without_a_verdict_is_undecided_and_the_others_are_not_touched(
         scores = pool.score_all([RIGHT, nasty(does, 1 << 34), *[RIGHT] * 20])
     bad = scores.pop(1)
     assert (bad.value, bad.status) == (0.0, "undecided") and reason in bad.reason
+    assert len(bad.reason) <= 200
     assert all(score == Score(1.0, "scored", "read right") for score in scores)
     assert pool.counts == {"timeout": 0, "crash": 0, "memory": 0, "error": 0} | {count: 1}
+
+
+def test_a_task_may_touch_half_of_the_memory_that_it_may_map():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1, memory_bytes=512 << 20) as pool:
+        less, more = pool.score_all([nasty("touch", n << 20) for n in (200, 320)])
+    assert (less.status, less.reason) == ("scored", f"touched {200 << 20}")
+    assert (more.status, more.reason) == ("undecided", "the verifier used too much memory")
+
+
+def test_a_long_reason_is_cut_at_200_characters(pool: VerifierPool):
+    scores = pool.score_all([("linear", "talk", None), nasty("talk"), nasty("raise at length")])
+    assert [len(score.reason) for score in scores] == [200] * 3
+
+
+def test_an_idle_worker_is_under_no_limit():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1, wall_limit_s=1.0) as pool:
+        pool.score_all([RIGHT])
+        time.sleep(1.2)
+        assert [score.status for score in pool.score_all([RIGHT, RIGHT])] == ["scored"] * 2
+
+
+def test_a_worker_may_die_five_times_in_a_row_while_it_loads(tmp_path: Path):
+    verifiers = {"nasty": Loads(str(tmp_path / "loads"), failures=(2, 3, 4, 5, 6, 8))}
+    with VerifierPool(verifiers, num_workers=1) as pool:
+        for _ in range(2):
+            scores = pool.score_all([nasty("exit"), RIGHT])
+            assert [score.status for score in scores] == ["undecided", "scored"]
+    assert pool.counts == {"timeout": 0, "crash": 2, "memory": 0, "error": 0}
+    assert (tmp_path / "loads").read_text() == "x" * 9
+
+
+@pytest.mark.parametrize("before", [(), (2,)])
+def test_a_worker_that_dies_six_times_in_a_row_while_it_loads_is_an_error(
+    tmp_path: Path, before: tuple[int, ...]
+):
+    loads = 1 + len(before) + bool(before)
+    failures = (*before, *range(loads + 1, loads + 7))
+    verifiers = {"nasty": Loads(str(tmp_path / "loads"), failures)}
+    with VerifierPool(verifiers, num_workers=1) as pool:
+        if before:
+            pool.score_all([nasty("exit"), RIGHT])
+        with pytest.raises(RecipeError, match="did not start: exit status 3"):
+            pool.score_all([nasty("exit"), RIGHT])
+
+
+def test_a_worker_that_raises_when_it_loads_again_is_an_error(tmp_path: Path):
+    verifiers = {"nasty": Loads(str(tmp_path / "loads"), failures=(2,), how="raise")}
+    with (
+        VerifierPool(verifiers, num_workers=1) as pool,
+        pytest.raises(RecipeError, match="OSError: the model is gone"),
+    ):
+        pool.score_all([nasty("exit"), RIGHT])
+
+
+def test_one_process_scores_many_tasks():
+    with VerifierPool({"nasty": Nasty()}, num_workers=1) as pool:
+        scores = pool.score_all([nasty("modules")] * 3)
+    assert len({score.reason for score in scores}) == 1
+
+
+@dataclass(frozen=True)
+class Holds(Nasty):
+    what: Any = None
+
+
+UNPICKLABLE: dict[str, Any] = {"a lock": threading.Lock(), "a function": lambda: lambda: None}
+UNPICKLABLE["a local function"] = UNPICKLABLE["a function"]()
+
+
+@pytest.mark.parametrize("what", UNPICKLABLE)
+def test_a_verifier_that_cannot_be_pickled_is_an_error(what: str):
+    with pytest.raises(RecipeError, match=r"did not start: .*ickle.* must be picklable"):
+        VerifierPool({"holds": Holds(UNPICKLABLE[what])})
 
 
 def test_a_stopped_worker_is_given_up_after_the_wall_limit(monkeypatch: pytest.MonkeyPatch):
@@ -184,11 +262,11 @@ def test_many_deaths_in_a_row_lose_nothing(pool: VerifierPool):
     assert statuses == ["undecided", "scored", "scored"] * 3
 
 
-def test_a_worker_killed_while_idle_costs_no_task(pool: VerifierPool):
-    pool.score_all([RIGHT])
+def test_a_worker_killed_while_idle_costs_one_task_at_most(pool: VerifierPool):
     for worker in pool._workers:
         os.killpg(worker.process.pid, signal.SIGKILL)
-    assert [score.status for score in pool.score_all([RIGHT] * 3)][1:] == ["scored", "scored"]
+    statuses = [score.status for score in pool.score_all([RIGHT] * 9)]
+    assert statuses.count("scored") >= 9 - len(pool._workers)
 
 
 def test_workers_import_no_torch(pool: VerifierPool):
@@ -206,21 +284,37 @@ def test_a_linear_verifier_runs_in_this_process():
 
 
 def test_an_unknown_verifier_is_an_error_before_anything_runs(pool: VerifierPool):
-    with pytest.raises(RecipeError, match=r"1 of 2 tasks name the verifier 'maths'.*mean 'math'"):
+    why = (
+        r"1 of 2 tasks name the verifier 'maths'.*it has math, gsm8k, nasty, linear\).*mean 'math'"
+    )
+    with pytest.raises(RecipeError, match=why):
         pool.score_all([nasty("exit"), ("maths", "", "")])
+    with pytest.raises(RecipeError, match=r"1 of 1 tasks .* \(it has none\)"):
+        VerifierPool({}).score_all([RIGHT])
 
 
 def test_a_closed_pool_says_so():
+    pool = VerifierPool({"linear": Linear()})
     with pytest.raises(RecipeError, match="closed"):
-        VerifierPool({"nasty": Nasty()}).score_all([RIGHT])
+        pool.score_all([("linear", "right", None)])
+    with pool:
+        assert pool.score_all([("linear", "right", None)])[0].value == 1.0
+    with pytest.raises(RecipeError, match="closed"):
+        pool.score_all([("linear", "right", None)])
 
 
 @pytest.mark.parametrize(
     "limits",
-    [{"num_workers": 0}, {"cpu_limit_s": 0.0}, {"wall_limit_s": -1.0}, {"memory_bytes": 1}],
+    [
+        {"num_workers": 0},
+        {"cpu_limit_s": 0.0},
+        {"wall_limit_s": -1.0},
+        {"memory_bytes": (256 << 20) - 1},
+    ],
 )
 def test_limits_that_leave_nothing_are_refused(limits: dict[str, Any]):
-    with pytest.raises(RecipeError):
+    ((name, value),) = limits.items()
+    with pytest.raises(RecipeError, match=rf"{name}(=| is ){value}"):
         VerifierPool({"nasty": Nasty()}, **limits)
 
 
@@ -231,8 +325,10 @@ class CannotLoad(Nasty):
 
 
 def test_a_verifier_that_cannot_be_loaded_is_an_error_at_the_start():
+    pool = VerifierPool({"bad": CannotLoad()})
     with pytest.raises(RecipeError, match=r"did not start: OSError: no such model"):
-        VerifierPool({"bad": CannotLoad()}).__enter__()
+        pool.__enter__()
+    assert pool._workers == []  # The second one is not left behind.
 
 
 def test_a_truth_that_cannot_be_pickled_leaves_the_pool_usable(pool: VerifierPool):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+
 import pytest
 
 from cameleer.errors import RecipeError
@@ -104,3 +106,70 @@ def test_the_parser_that_sympy_needs_is_asked_for(monkeypatch: pytest.MonkeyPatc
 def test_a_megabyte_takes_no_time(pool: VerifierPool, text: str):
     assert not math_is_right(text, "5") and not math_is_right(rf"\boxed{{{text}", "5")
     assert not gsm8k_is_right(text, "5")
+
+
+FINAL = "Final Answer: The final answer is "
+HOPE = " I hope it is correct."
+CANDIDATES = [
+    (f"So 5.\n{FINAL}$6$.{HOPE}", "6", True, "Minerva's sentence on a later line"),
+    (f"{FINAL}5\n{FINAL}$6$.{HOPE}", "6", True, "the first line that has both parts"),
+    (f"{FINAL}$5$.{HOPE}\n{FINAL}$6$.{HOPE}", "6", False, "the first line that has both parts"),
+    (f"{FINAL}so $5$ and $6$.{HOPE}", "5", True, "between the first two dollars"),
+    (f"{FINAL}5$ and.{HOPE}", "5and", True, "one dollar goes"),
+    (f"{FINAL}1,000 or so.{HOPE}", "1,000orso", True, "commas stay between words"),
+    ("3$x", "3x", True, "one dollar in the text: all of it"),
+    ("so $3$x", "3", True, "what the last two dollars hold"),
+    (r"\boxed,5{}", "5{", False, "a box without a brace is none"),
+    (r"\boxed{5} and \boxed", "5", False, "the last box counts, which is none"),
+    (r"\boxed{{5}}", "{5}", True, "braces in the box"),
+    (r"\boxed{" + "x" * 10_000 + "}", "x" * 10_000, True, "as many characters as are read"),
+    (r"\boxed{" + "x" * 10_001 + "}", "x" * 10_001, False, "one character too many"),
+    (r"\boxed{1/2}", r"\frac{1}{2}", True, "a slash between whole numbers"),
+    (r"\boxed{x/2}", "x/2", True, "what their code failed on is compared as it is"),
+    (r"\boxed{}", "", True, "nothing equals nothing"),
+]
+
+
+@pytest.mark.parametrize(("text", "truth", "right", "why"), CANDIDATES)
+def test_the_published_choice_of_candidates(text: str, truth: str, right: bool, why: str):
+    assert math_is_right(text, truth) == right, why
+
+
+SPELLINGS = [
+    (".5", "0.5", True),
+    ("5.5", "05.5", False),
+    ("x=5", "5", True),
+    ("xy=5", "5", True),
+    ("xyz=5", "5", False),
+    ("x=y=5", "y=5", False),
+    (r"\sqrt2x", r"\sqrt{2}x", True),
+    (r"\sqrt{2}x", r"\sqrt{2}x", True),
+    (r"1\sqrt2\sqrt3x", r"1\sqrt{2}\sqrt{3}x", True),
+    (r"\frac12x", r"\frac{1}{2}x", True),
+    (r"\frac1{2}x", r"\frac{1}{2}x", True),
+    (r"\frac{1}{2}x", r"\frac{1}{2}x", True),
+    (r"\frac{1}2", r"\frac{1}{2}", False),
+    (r"\frac1π", r"\frac{1}{π}", True),
+    (r"\fracπ2x", r"\frac{π}{2}x", True),
+    (r"3\frac12\frac34", r"3\frac{1}{2}\frac{3}{4}", True),
+    (r"\tfrac12", r"\dfrac12", True),
+    (r"5 \text{ cm}", "5", False),
+    (r"\left(1 , 2\right)", "(1,2)", True),
+    ("x/2", "x/2", True),
+    ("x/2", "x /2", False),
+]
+
+
+@pytest.mark.parametrize(("answer", "truth", "right"), SPELLINGS)
+def test_the_published_rules_of_spelling(answer: str, truth: str, right: bool):
+    tail = "y" * 401  # With it sympy is not asked, and the strings decide.
+    assert math_is_right(rf"\boxed{{{answer}{tail}}}", truth + tail) == right
+
+
+def test_the_parser_that_sympy_needs_may_be_missing(monkeypatch: pytest.MonkeyPatch):
+    def none(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", none)
+    with pytest.raises(RecipeError, match="and none is installed"):
+        Math(compat="tulu3")
