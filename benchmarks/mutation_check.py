@@ -46,7 +46,8 @@ TESTS = {
     "tests/verifiers/test_ifeval_google.py",
     "cameleer/verifiers/isolate": "tests/verifiers/test_isolate.py",
     "cameleer/verifiers/worker": "tests/verifiers/test_isolate.py",
-    "cameleer/verifiers/tulu3": "tests/verifiers/test_tulu3.py",
+    "cameleer/verifiers/tulu3": "tests/verifiers/test_tulu3.py tests/verifiers/test_published.py",
+    "cameleer/verifiers/published": "tests/verifiers/test_published.py",
     "cameleer/verifiers/": "tests/verifiers/test_text.py tests/verifiers/test_gsm8k.py "
     "tests/verifiers/test_math.py tests/verifiers/test_tulu3.py tests/verifiers/test_fuzz.py",
 }
