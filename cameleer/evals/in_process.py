@@ -133,8 +133,8 @@ class InProcess:
         self, instances: Sequence[Instance], done: Callable[[int, list[float]], None]
     ) -> None:
         device = next(self._model.parameters()).device
-        every = [self._rows(instance) for instance in instances]
-        for index, (instance, (alone, rows)) in enumerate(zip(instances, every, strict=True)):
+        for index, instance in enumerate(instances):
+            alone, rows = self._rows(instance)
             found: list[float] = []
             for some in _within(rows, _FORWARD_TOKENS):
                 starts = [num_shared(alone, row) for row in some]
@@ -166,7 +166,7 @@ class InProcess:
         # Tokenized together, as the model would have read them; a choice begins where the tokens
         # part from those of the prompt alone.
         rows = [self._tokens(text + choice) for choice in instance.choices]
-        longest = max(map(len, rows))
+        longest = max(map(len, rows), default=0)
         if self.context is not None and longest > self.context:
             raise ModelError(
                 f"{self.name} was made for {self.context:,} tokens, and a choice of {instance.id} "

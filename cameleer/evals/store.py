@@ -140,19 +140,19 @@ def write_rows(directory: Path, benchmark: str, rows: Sequence[Row]) -> None:
                 "sample": sample,
                 "subject": instance.subject,
                 "num_parts": instance.num_parts,
-                "prompt": prompt,
+                "prompt": encodable(prompt),
                 "prompt_sha": sha(prompt),
                 "output": answer.text,
-                "extraction": extraction,
+                "extraction": encodable(extraction),
                 "num_tokens": answer.num_tokens,
                 "finish_reason": answer.finish_reason,
-                "truth": json.dumps(instance.truth, ensure_ascii=False),
+                "truth": encodable(json.dumps(instance.truth, ensure_ascii=False)),
                 "scores": [
                     {
                         "metric": name,
                         "value": score.value,
                         "status": score.status,
-                        "reason": score.reason,
+                        "reason": encodable(score.reason),
                     }
                     for name, score in scores.items()
                 ],

@@ -425,6 +425,22 @@ def test_texts_that_no_file_could_hold_are_kept_as_near_as_can_be(
     assert {row["output"] for row in read_rows(tmp_path / "out", "sums")} == {kept}
 
 
+def test_half_a_character_in_the_data_or_a_reason_loses_no_answer(tmp_path: Path):
+    @dataclass(frozen=True)
+    class Quotes(Counts):
+        def score(self, text: str, truth: Any) -> Score:
+            return Score(1.0, reason=truth)
+
+    data = write_sums(tmp_path / "data", question=lambda n: "\ud83d ?", answer=lambda n: "\ud83d")
+    quotes = Metric(name="quotes", verifier=Quotes(), about="")
+    benchmark = replace(SUMS, metrics=(quotes,), extract=lambda _: "\ud83d")
+    assert primary(evaluate(Scripted(), [benchmark], tmp_path / "out", data=data))["value"] == 1
+    row = read_rows(tmp_path / "out", "sums")[0]
+    half = "\N{REPLACEMENT CHARACTER}"
+    assert (row["prompt"], row["truth"], row["extraction"]) == (f"{half} ?", f'"{half}"', half)
+    assert row["scores"][0]["reason"] == half
+
+
 def test_what_is_on_the_disk_when_it_is_full_is_kept(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
