@@ -5,7 +5,8 @@ is how far its reward lies above the mean of its group. There is no value model.
 
 The relatives are options, named by what they change. `normalize` is a field of the recipe:
 
-    DAPO (arXiv:2503.14476)        clip_eps_high=0.28, beta=0
+    DAPO (arXiv:2503.14476)        clip_eps_high=0.28, drop_equal_groups=True, beta=0, without its
+                                   refill of the batch and its penalty by length
     Dr. GRPO (arXiv:2503.20783)    scale_by_std=False, beta=0; normalize="constant(L)"
     GSPO (arXiv:2507.18071)        ratio="sequence", clip_eps=3e-4, clip_eps_high=4e-4;
                                    normalize="sequence"
@@ -54,6 +55,12 @@ class GRPO:
     """Divide advantages by the group's standard deviation."""
     whiten: bool = False
     """Then shift and scale advantages to mean 0 and variance 1 over the step's learned tokens."""
+    drop_equal_groups: bool = False
+    """Leave groups whose rewards are all equal out of the KL and of what `normalize` divides by.
+    Nothing is sampled in their stead."""
+    drop_truncated: bool = False
+    """Leave completions that met their limit of tokens out likewise (DAPO's overlong filtering).
+    Their rewards count in their group's mean."""
     importance_cap: float | None = None
     """Weigh the policy loss of a token by ``min(p_old / p_sampler, importance_cap)``, for an engine
     whose probabilities are not the learner's (truncated importance sampling, Yao et al. 2025,
@@ -77,8 +84,9 @@ class GRPO:
             The batch with ``advantages_N``: one number a completion, repeated on its sampled
             tokens. With a baseline, zero where all scored siblings have equal rewards and where
             fewer than two are scored (`whiten` may move such zeros). Always zero for a completion
-            that is not scored.
+            that is not scored. Completions to drop are marked in ``left_out_B``.
         """
+        batch = replace(batch, left_out_B=self._left_out(batch))
         assert batch.rewards_B is not None and batch.scored_B is not None
         if self.baseline == "none":
             advantages_B = batch.rewards_B * batch.scored_B
@@ -150,6 +158,16 @@ class GRPO:
             centered_B = centered_B / (variance_P.sqrt()[batch.group_B] + self.std_floor)
         # The mean of equal rewards can be off by a rounding, which the floor would blow up to O(1).
         return centered_B * self._has_contrast(batch)
+
+    def _left_out(self, batch: Batch) -> Tensor | None:
+        """The completions that the options drop. Shape B."""
+        dropped = []
+        if self.drop_equal_groups:
+            dropped.append(~self._has_contrast(batch))
+        if self.drop_truncated:
+            assert batch.truncated_B is not None, "rollouts know what was cut off"
+            dropped.append(batch.truncated_B)
+        return torch.stack(dropped).any(0) if dropped else None
 
     def _has_contrast(self, batch: Batch) -> Tensor:
         """True for sequences whose scored siblings do not all have the same reward. Shape B."""

@@ -195,6 +195,35 @@ def test_the_importance_weight_is_cut_and_weighs_the_policy_loss_alone():
     torch.testing.assert_close(with_kl.values - loss.values, with_kl.metrics_N["policy/kl"])
 
 
+def test_equal_groups_that_are_dropped_are_in_no_denominator():
+    # Of two groups the second has no contrast: 1 / 2 learned tokens instead of 1 / 4.
+    batch = batch_of([1, 0, 1, 1], group_size=2)
+    kept, dropped = (GRPO(drop_equal_groups=d).advantages(batch) for d in (False, True))
+    assert torch.equal(kept.advantages_N, dropped.advantages_N)  # type: ignore[arg-type]
+    token = Normalize.parse("token")
+    assert token.weights(kept).tolist() == [0.25, 0.25, 0.25, 0.25]
+    assert token.weights(dropped).tolist() == [0.5, 0.5, 0, 0]
+
+
+def test_truncated_completions_count_for_their_siblings_and_are_not_learned_from():
+    batch = batch_of([1, 0, 1, 1], group_size=2)
+    batch = replace(batch, truncated_B=torch.tensor([True, False, False, False]))
+    algorithm = GRPO(drop_truncated=True, scale_by_std=False)
+    assert compared(algorithm, batch) == [0.5, -0.5, 0, 0]
+    weights_N = Normalize.parse("sequence").weights(algorithm.advantages(batch))
+    assert weights_N.tolist() == pytest.approx([0, 1 / 3, 1 / 3, 1 / 3])
+    both = replace(algorithm, drop_equal_groups=True).advantages(batch)
+    assert both.learned_N.tolist() == [False, True, False, False]
+
+
+def test_what_is_left_out_is_in_no_whitening():
+    # The group of 7s is dropped: 1 and 0 have mean 1/2 and variance 1/2.
+    batch = batch_of([1, 0, 7, 7], group_size=2)
+    algorithm = GRPO(baseline="none", whiten=True, drop_equal_groups=True)
+    expected = [0.5**0.5, -(0.5**0.5), 0, 0]
+    assert compared(algorithm, batch) == pytest.approx(expected, abs=1e-6)
+
+
 def random_batch(seed: int) -> tuple[Batch, Output]:
     """Groups of ragged completions with gaps in the mask, some without a verdict."""
     generator = torch.Generator().manual_seed(seed)
