@@ -40,7 +40,8 @@ class GRPO:
     """Of the upper end, where it is another (DAPO's clip-higher)."""
     dual_clip: float | None = None
     """Ratios count up to this where the advantage is negative, which `clip_eps` leaves unbounded
-    (Ye et al. 2019, arXiv:1912.09729, with 3). Has to lie above the upper end. TRL's ``delta``."""
+    (Ye et al. 2019, arXiv:1912.09729, with 3). Has to lie above the upper end. TRL's ``delta``.
+    CISPO does not read it."""
     ratio: Literal["token", "sequence"] = "token"
     """What is compared with the old policy: each token, or the completion's geometric mean over
     its tokens (GSPO), which wants far narrower bounds."""
