@@ -12,10 +12,10 @@ The relatives are options, named by what they change. `normalize` is a field of 
                                    normalize="sequence"
     CISPO (arXiv:2506.13585)       surrogate="cispo", beta=0
     RLOO (arXiv:2402.14740)        baseline="leave_one_out", scale_by_std=False; normalize="sum"
-    REINFORCE++ (arXiv:2501.03262) baseline="none", whiten=True; with its baseline
-                                   baseline="group", scale_by_std=False, kl_estimator="k2" instead
+    REINFORCE++ (arXiv:2501.03262) baseline="none", whiten_advantages=True
+    REINFORCE++ with its baseline  scale_by_std=False, whiten_advantages=True, kl_estimator="k2"
 
-RLOO and REINFORCE++ without baseline subtract their KL from the reward; here it stays in the loss.
+RLOO and the first REINFORCE++ subtract their KL from the reward; here it stays in the loss.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class GRPO:
     others, or 0, where `scale_by_std` is not read."""
     scale_by_std: bool = True
     """Divide advantages by the group's standard deviation."""
-    whiten: bool = False
+    whiten_advantages: bool = False
     """Then shift and scale advantages to mean 0 and variance 1 over the step's learned tokens."""
     drop_equal_groups: bool = False
     """Leave groups whose rewards are all equal out of the KL and of what `normalize` divides by.
@@ -84,7 +84,7 @@ class GRPO:
         Returns:
             The batch with ``advantages_N``: one number a completion, repeated on its sampled
             tokens. With a baseline, zero where all scored siblings have equal rewards and where
-            fewer than two are scored (`whiten` may move such zeros). Always zero for a completion
+            fewer than two are scored (whitening may move such zeros). Always zero for a completion
             that is not scored. Completions to drop are marked in ``left_out_B``.
         """
         batch = replace(batch, left_out_B=self._left_out(batch))
@@ -94,7 +94,7 @@ class GRPO:
         else:
             advantages_B = self._compared(batch)
         advantages_N = batch.per_token(advantages_B) * batch.mask_N
-        if self.whiten:
+        if self.whiten_advantages:
             advantages_N = whiten(advantages_N, batch.learned_N)
         return replace(batch, advantages_N=advantages_N)
 

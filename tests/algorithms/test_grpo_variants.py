@@ -20,7 +20,7 @@ VARIANTS = {
     "gspo": GRPO(ratio="sequence"),
     "cispo": GRPO(surrogate="cispo", beta=0.0),
     "rloo": GRPO(baseline="leave_one_out", scale_by_std=False),
-    "reinforce++": GRPO(baseline="none", whiten=True),
+    "reinforce++": GRPO(baseline="none", whiten_advantages=True),
     "importance": GRPO(importance_cap=1.2),
 }
 
@@ -153,7 +153,7 @@ def test_without_a_baseline_the_advantage_is_the_reward():
 
 def test_whitening_by_hand():
     # Mean 1/4, variance (9/16 + 3/16) / 3 = 1/4: 0.75 / 0.5, and -0.25 / 0.5.
-    algorithm = GRPO(baseline="none", whiten=True)
+    algorithm = GRPO(baseline="none", whiten_advantages=True)
     expected = [1.5, -0.5, -0.5, -0.5]
     assert compared(algorithm, batch_of([1, 0, 0, 0])) == pytest.approx(expected, abs=1e-6)
 
@@ -166,7 +166,7 @@ def test_whitening_counts_learned_tokens_and_no_others():
         mask_N=torch.tensor([1, 0, 1, 1, 1, 1, 1], dtype=torch.bool),
         scored_B=torch.tensor([True, True, False]),
     )
-    found = compared(GRPO(baseline="none", whiten=True), batch)
+    found = compared(GRPO(baseline="none", whiten_advantages=True), batch)
     assert found == pytest.approx([1.5, 0, -0.5, -0.5, -0.5, 0, 0], abs=1e-6)
 
 
@@ -219,7 +219,7 @@ def test_truncated_completions_count_for_their_siblings_and_are_not_learned_from
 def test_what_is_left_out_is_in_no_whitening():
     # The group of 7s is dropped: 1 and 0 have mean 1/2 and variance 1/2.
     batch = batch_of([1, 0, 7, 7], group_size=2)
-    algorithm = GRPO(baseline="none", whiten=True, drop_equal_groups=True)
+    algorithm = GRPO(baseline="none", whiten_advantages=True, drop_equal_groups=True)
     expected = [0.5**0.5, -(0.5**0.5), 0, 0]
     assert compared(algorithm, batch) == pytest.approx(expected, abs=1e-6)
 
