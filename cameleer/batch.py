@@ -40,6 +40,10 @@ class Batch:
     """What the recipe's `Reward` made of the verifiers' scores."""
     scored_B: Tensor | None = None
     """False where no verdict was reached: such a completion teaches nothing, and is not a 0."""
+    truncated_B: Tensor | None = None
+    """True where a completion met its limit of tokens before it ended."""
+    left_out_B: Tensor | None = None
+    """True where an algorithm is not to learn from a completion though it has a verdict."""
     sampler_logprobs_N: Tensor | None = None
     """log p(token | tokens before it), in nats, as the engine sampled it."""
     version_N: Tensor | None = None
@@ -69,10 +73,13 @@ class Batch:
 
     @property
     def learned_N(self) -> Tensor:
-        """The mask without completions that have no verdict: what denominators count."""
-        if self.scored_B is None:
-            return self.mask_N
-        return self.mask_N & self.per_token(self.scored_B)
+        """The mask without completions that have no verdict or are left out: what counts."""
+        learned_N = self.mask_N
+        if self.scored_B is not None:
+            learned_N = learned_N & self.per_token(self.scored_B)
+        if self.left_out_B is not None:
+            learned_N = learned_N & ~self.per_token(self.left_out_B)
+        return learned_N
 
     def per_token(self, values_B: Tensor) -> Tensor:
         """One number a sequence, repeated on each of its tokens: [B] -> [N]."""

@@ -21,6 +21,8 @@ def example() -> Batch:
         group_B=torch.tensor([0, 0, 1]),
         rewards_B=torch.tensor([1.0, 2.0, 4.0]),
         scored_B=torch.tensor([True, False, True]),
+        truncated_B=torch.tensor([False, True, True]),
+        left_out_B=torch.tensor([False, False, True]),
         sampler_logprobs_N=torch.tensor([0, -0.1, 0, -0.2, -0.3, 0]),
         version_N=torch.tensor([0, 7, 0, 8, 8, 0]),
         old_logprobs_N=torch.tensor([0, -1.1, 0, -1.2, -1.3, 0]),
@@ -54,10 +56,12 @@ def test_the_scored_siblings_of_each_group_add_up():
     assert example().group_sum(torch.tensor([1.0, 2.0, 4.0])).tolist() == [1, 4]
 
 
-def test_a_completion_without_a_verdict_is_not_learned_from():
+def test_a_completion_without_a_verdict_or_left_out_is_not_learned_from():
     assert example().learned_N.tolist() == [False, True, False, False, False, False]
-    every = replace(example(), scored_B=None)
+    every = replace(example(), scored_B=None, left_out_B=None)
     assert every.learned_N.tolist() == example().mask_N.tolist()
+    first_out = replace(every, left_out_B=torch.tensor([True, False, False]))
+    assert first_out.learned_N.tolist() == [False, False, False, True, True, False]
 
 
 def test_a_selection_takes_whole_sequences_in_the_order_asked_for():

@@ -17,10 +17,18 @@ class Algorithm(Protocol):
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Scores that the loop must put into the batch first, of "old" and "reference"."""
+        """Scores that the loop must put into the batch first, of "old", "reference" and "value"."""
 
     def advantages(self, batch: Batch) -> Batch:
         """The batch with what the loss compares; objectives without advantages return it as is."""
 
     def loss(self, batch: Batch, output: Output) -> Loss:
         """The unreduced loss, with gradient through `output`."""
+
+
+@runtime_checkable
+class ActorCritic(Algorithm, Protocol):
+    """An objective that also trains a value model: it `needs` "value"."""
+
+    def value_loss(self, batch: Batch, output: Output) -> Loss:
+        """The unreduced loss of the value model, with gradient through ``output.values_N``."""

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from cameleer.algorithms.functional import at_chosen, pair_metrics
+from cameleer.algorithms.functional import at_chosen, completion_means, pair_metrics
 from cameleer.batch import Batch, Loss, Output
 
 
@@ -85,7 +85,6 @@ class DPO:
 
     def _completion(self, batch: Batch, logprobs_N: Tensor) -> Tensor:
         """log p of each completion, [N] -> [B]; 0 where nothing is learned from."""
-        sum_B = batch.per_sequence(logprobs_N * batch.mask_N)
-        if not self.length_normalized:
-            return sum_B
-        return sum_B / batch.per_sequence(batch.mask_N.to(sum_B.dtype)).clamp(min=1)
+        if self.length_normalized:
+            return completion_means(batch, logprobs_N)
+        return batch.per_sequence(logprobs_N * batch.mask_N)

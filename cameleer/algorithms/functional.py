@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, assert_never
 
+import torch
 from torch import Tensor
 
 from cameleer.batch import Batch
@@ -35,6 +36,24 @@ def kl_estimate(estimator: KLEstimator, log_ratio_N: Tensor, ratio_to_old_N: Ten
         case "k4":
             return ratio_to_old_N * d_N
     assert_never(estimator)
+
+
+def completion_means(batch: Batch, values_N: Tensor) -> Tensor:
+    """Mean over the masked tokens of each sequence, 0 where there are none: [N] -> [B]."""
+    num_tokens_B = batch.per_sequence(batch.mask_N.to(values_N.dtype))
+    return batch.per_sequence(values_N * batch.mask_N) / num_tokens_B.clamp(min=1)
+
+
+def whiten(values_N: Tensor, counted_N: Tensor) -> Tensor:
+    """Values with mean 0 and variance 1 where they are counted, 0 elsewhere.
+
+    The variance is Bessel-corrected, and 1e-8 is added to it under the root, as in the PPO code
+    that trained Tulu 3.
+    """
+    counted = values_N[counted_N]
+    centered_N = torch.where(counted_N, values_N - counted.mean(), 0.0)
+    variance = centered_N.square().sum() / max(len(counted) - 1, 1)
+    return centered_N * torch.rsqrt(variance + 1e-8)
 
 
 def at_chosen(batch: Batch, values: Tensor) -> Tensor:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import torch
 from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.reward_trainer import RewardTrainer
 
 from cameleer.algorithms.dpo import DPO
 from cameleer.algorithms.normalize import sequence_weights
+from cameleer.algorithms.reward_model import RewardModel
 from cameleer.batch import Batch, Output
 
 with warnings.catch_warnings():
@@ -183,3 +185,39 @@ def test_simpo_and_label_smoothing_are_those_of_trls_cpo(loss_type: str, label_s
     assert_equal((loss, gradients), (float(losses.mean().detach()), [x.grad for x in leaves]))
     assert metrics["rewards/chosen"] == pytest.approx(float(chosen.mean()))
     assert metrics["rewards/rejected"] == pytest.approx(float(rejected.mean()))
+
+
+@pytest.mark.parametrize(
+    "algorithm", [RewardModel(), RewardModel(margin=0.3), RewardModel(center=0.01)]
+)
+def test_the_reward_models_loss_and_gradient_are_trls(algorithm: RewardModel):
+    generator = torch.Generator().manual_seed(1)
+    scores = 2 * torch.randn(2 * NUM_PAIRS, generator=generator, dtype=torch.float64)
+    batch, ours = our_batch(logprobs(1)), scores.clone().requires_grad_()
+    loss = algorithm.loss(batch, Output(packed(logprobs(1)), scores_B=ours))
+    weights_B = sequence_weights(batch)
+    total = (loss.values * weights_B).sum()
+    total.backward()
+
+    theirs = scores.clone().requires_grad_()
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(gather=lambda x: x, gather_for_metrics=lambda x: x),
+        args=SimpleNamespace(center_rewards_coefficient=algorithm.center or None),
+        model=SimpleNamespace(training=True),
+        _metrics={"train": defaultdict(list)},
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    inputs: dict[str, Any] = {"attention_mask": torch.ones(2 * NUM_PAIRS, 1)}
+    if algorithm.margin:
+        inputs["margin"] = torch.full((NUM_PAIRS,), algorithm.margin)
+
+    def model(**_: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=theirs[:, None])
+
+    their_loss = RewardTrainer.compute_loss(trainer, model, inputs)
+    their_loss.backward()
+    assert_equal((float(total.detach()), [ours.grad]), (float(their_loss.detach()), [theirs.grad]))
+    for name, their_name in {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}.items():
+        value = float((loss.metrics_B[name] * weights_B).sum())
+        assert value == pytest.approx(trainer._metrics["train"][their_name][0], rel=1e-6), name
