@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from cameleer.algorithms import Algorithm
 from cameleer.algorithms.normalize import Normalize
+from cameleer.algorithms.ppo import PPO
+from cameleer.algorithms.reward_model import RewardModel
 from cameleer.data.chat import ChatTemplate
 from cameleer.data.sources import Source
 from cameleer.errors import RecipeError, nearest
@@ -257,6 +259,11 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
     rollout = recipe.rollout
     for name in _not_numbers(recipe):
         yield f"{name} is not a number (NaN). Give it a value."
+    if isinstance(recipe.algorithm, PPO | RewardModel):
+        yield (
+            f"{type(recipe.algorithm).__name__} is an objective whose model, with a head of one "
+            "number, no learner has yet. Use GRPO or DPO."
+        )
     if not recipe.data:
         yield "The recipe has no `data`. Name at least one Source."
     if recipe.num_steps < 1:

@@ -13,6 +13,7 @@ or if lam is 1 as well. Its whitening counts the tokens of a rank, ours those of
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -42,6 +43,8 @@ class PPO:
     """A value gains nothing by moving further than this in a step; None lets it move freely."""
     value_coef: float = 0.1
     """What the value model's loss is multiplied by."""
+
+    learns_from: ClassVar[Literal["rollouts"]] = "rollouts"
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Bradley and Terry 1952, as in Ouyang et al. 2022, arXiv:2203.02155, eq. 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch.nn.functional import logsigmoid
 
@@ -26,6 +27,8 @@ class RewardModel:
     center: float = 0.0
     """Draws scores towards a mean of 0, which the loss alone leaves open (Eisenstein et al. 2023,
     arXiv:2312.09244). TRL's ``center_rewards_coefficient``, for which it recommends 0.01."""
+
+    learns_from: ClassVar[Literal["pairs"]] = "pairs"
 
     @property
     def needs(self) -> tuple[str, ...]:

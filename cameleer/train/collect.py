@@ -79,7 +79,7 @@ def collect(
 def assemble(groups: Sequence[Group], reward: Reward) -> Batch:
     """One row of tokens from the groups of a step, with the rewards the algorithm compares."""
     tokens: list[int] = []
-    lengths, group, rewards, scored = [], [], [], []
+    lengths, group, rewards, scored, truncated = [], [], [], [], []
     mask: list[bool] = []
     logprobs: list[float] = []
     versions: list[int] = []
@@ -97,6 +97,7 @@ def assemble(groups: Sequence[Group], reward: Reward) -> Batch:
             group.append(number)
             rewards.append(0.0 if value is None else value)
             scored.append(value is not None)
+            truncated.append(completion.finish_reason == "length")
     return Batch(
         tokens_N=torch.tensor(tokens),
         lengths_B=torch.tensor(lengths),
@@ -104,6 +105,7 @@ def assemble(groups: Sequence[Group], reward: Reward) -> Batch:
         group_B=torch.tensor(group),
         rewards_B=torch.tensor(rewards, dtype=torch.float32),
         scored_B=torch.tensor(scored),
+        truncated_B=torch.tensor(truncated),
         sampler_logprobs_N=torch.tensor(logprobs, dtype=torch.float32),
         version_N=torch.tensor(versions),
     )

@@ -21,7 +21,7 @@ from cameleer.log import quiet_libraries
 from cameleer.models.load import load_model
 from cameleer.recipe import Model, Optim, Recipe, Rollout
 from cameleer.report.curve import read_metrics
-from cameleer.rollout import torch_engine
+from cameleer.rollout import steps
 from cameleer.rollout.engine import Request, RolloutEngine, Sampling
 from cameleer.rollout.torch_engine import TorchEngine
 from cameleer.train.collect import assemble, collect
@@ -161,9 +161,9 @@ def keep_likeliest(what: str, logits_SV: Tensor) -> Tensor:
 def test_an_engine_that_keeps_the_likeliest_tokens_only_is_refused(
     sharp: Path, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ):
-    sample = torch_engine.sample_tokens
+    sample = steps.sample_tokens
     monkeypatch.setattr(
-        torch_engine, "sample_tokens", lambda logits, u: sample(keep_likeliest(what, logits), u)
+        steps, "sample_tokens", lambda logits, u: sample(keep_likeliest(what, logits), u)
     )
     started = Run(recipe_of(sharp, tmp_path), resume=False)
     message = refusal(started, started.engine)
