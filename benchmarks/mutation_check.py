@@ -4,7 +4,8 @@ pip install --target /tmp/mutation cosmic-ray
 PYTHONPATH=/tmp/mutation:. python benchmarks/mutation_check.py results.jsonl --processes 2
 
 Mutants are drawn with a seed: first a place, then one of cosmic-ray's operators that apply there,
-so that places count alike. Each is tried in a copy of the repository. The results file is continued
+so that places count alike. Each is tried in a copy of the repository, in a process namespace of its
+own where there can be one. The results file is continued
 when the command runs again; mutants that survived are printed with their diffs. One that makes the
 tests run for three times as long counts as killed, by time.
 """
@@ -62,6 +63,13 @@ class Mutant(NamedTuple):
     @property
     def id(self) -> str:
         return f"{self.path} {self.operator} {self.occurrence}"
+
+
+ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+"""Where it is allowed: a mutant of the code that kills workers may kill whatever it can see."""
+if subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
+    print("no process namespaces here: a mutant may kill more than its tests", flush=True)
+    ALONE = []
 
 
 def main() -> None:
@@ -195,7 +203,17 @@ def tests_of(mutant: Mutant) -> str:
 
 def run_tests(root: Path, tests: str, limit_s: float) -> tuple[str, str]:
     """survived, killed or timeout, and the end of what pytest printed."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests.split()]
+    command = [
+        *ALONE,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *tests.split(),
+    ]
     path = os.pathsep.join([str(root), *filter(None, os.environ.get("PYTHONPATH", "").split(":"))])
     process = subprocess.Popen(
         command,

@@ -178,7 +178,7 @@ class Decode:
         self.longest = longest
         self._position_S = position_S
         device, num_slots = position_S.device, len(position_S)
-        self._slot_S = torch.arange(num_slots, device=device)
+        self._place_S = torch.arange(num_slots, device=device) * cache.length + position_S
         column = torch.arange(longest, device=device)
         self._mask = (column <= position_S[:, None])[:, None, None]
         # For the varlen kernel: where the rows of each slot begin, in queries and in keys.
@@ -188,8 +188,8 @@ class Decode:
         self, layer: int, query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, scale: float
     ) -> Tensor:
         keys, values = self._cache.layer(layer, key_NHD, value_NHD)
-        keys[self._slot_S, self._position_S] = key_NHD
-        values[self._slot_S, self._position_S] = value_NHD
+        for kept, new in ((keys, key_NHD), (values, value_NHD)):
+            kept.view(-1, *new.shape[1:]).index_copy_(0, self._place_S, new)
         if has_flash(query_NHD):
             return self._flash(query_NHD, keys, values, scale)
         num_slots, num_heads, width = query_NHD.shape

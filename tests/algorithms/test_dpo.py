@@ -10,8 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cameleer.algorithms import Algorithm
 from cameleer.algorithms.dpo import DPO
+from cameleer.algorithms.grpo import GRPO
 from cameleer.algorithms.normalize import sequence_weights
+from cameleer.algorithms.ppo import PPO
+from cameleer.algorithms.reward_model import RewardModel
+from cameleer.algorithms.sft import SFT
 from cameleer.batch import Batch, Loss, Output
 
 VARIANTS = ("sigmoid", "ipo", "simpo")
@@ -166,3 +171,9 @@ def test_no_split_between_pairs_changes_the_loss(
         logprobs_N = output.logprobs_N[batch.places(rows)]
         parts += total(algorithm.loss(part, Output(logprobs_N)), part.weights_B)
     assert parts == pytest.approx(whole, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", [SFT, DPO, GRPO, PPO, RewardModel])
+def test_every_objective_is_an_algorithm(kind: type):
+    assert isinstance(kind(), Algorithm)
+    assert not isinstance(object(), Algorithm)

@@ -20,6 +20,8 @@ PROSE = st.text(alphabet="abc dehilmnrstu,;\n*_`#$-", max_size=80)
 
 EIGHT = "abc def ghi jkl mno pqr stu vwx"
 EDGES: list[tuple[str, str, bool, str]] = [
+    ("The answer is 2 times 9.", "9", False, "a product that is not carried out"),
+    ("The answer is 20 minus 2.", "20", False, "a difference that is not carried out"),
     # Which statement.
     (r"\boxed{5}\boxed{6}", "5", False, "two boxes side by side"),
     (r"The answer is 5. So \boxed{6}", "6", False, "a phrase, then another box"),

@@ -396,3 +396,11 @@ def test_long_texts_are_read_in_linear_time(name: str):
             assert verifier.score(text, label(name)).status == "scored"
             # A megabyte takes 1 to 130 ms; in quadratic time 200 kB would take minutes.
             assert time.process_time() - begin < 0.5, text[:20]
+
+
+def test_a_language_is_read_from_all_over_a_long_text():
+    assert _sample("short text") == "short text"
+    text = "".join(chr(97 + i // 1000) for i in range(26_000))
+    pieces = _sample(text).split(" ")
+    assert [len(piece) for piece in pieces] == [2500] * 4
+    assert pieces[0].startswith("a") and pieces[-1].endswith("z")

@@ -188,3 +188,8 @@ def test_the_parser_that_sympy_needs_is_asked_for(monkeypatch: pytest.MonkeyPatc
             RecipeError, match=r"Minerva\(flex=.*4\.11, and none.*leave this metric"
         ):
             need()
+
+
+def test_the_reason_of_math_verify_is_the_last_of_what_it_read():
+    reason = MathVerify().score(r"First $x=3$. So $\boxed{7}$.", "7").reason
+    assert reason == "parsed: '['7']'"

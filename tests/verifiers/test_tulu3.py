@@ -10,7 +10,7 @@ from cameleer.errors import RecipeError
 from cameleer.verifiers.gsm8k import GSM8K
 from cameleer.verifiers.isolate import VerifierPool
 from cameleer.verifiers.math import Math
-from cameleer.verifiers.tulu3 import gsm8k_is_right, math_is_right
+from cameleer.verifiers.tulu3 import equal, equal_by_sympy, gsm8k_is_right, math_is_right
 
 GSM8K_TABLE = [
     ("The answer is 18.", "18", True, "the last number"),
@@ -173,3 +173,24 @@ def test_the_parser_that_sympy_needs_may_be_missing(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.metadata.version", none)
     with pytest.raises(RecipeError, match="and none is installed"):
         Math(compat="tulu3")
+
+
+@pytest.mark.parametrize(
+    ("answer", "truth", "right"),
+    [
+        ("4", "2", False),  # Their remainder is 0, their difference is not.
+        ("6", "3", False),
+        (r"\frac{2}{4}", r"\frac{1}{2}", True),
+        ("x+1", "1+x", True),
+    ],
+)
+def test_symbolic_equality_is_that_of_a_difference(answer: str, truth: str, right: bool):
+    assert equal_by_sympy(answer, truth) == right
+
+
+def test_a_fraction_of_whole_numbers_is_spelled_out_before_sympy_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("cameleer.verifiers.tulu3.equal_by_sympy", lambda *_: False)
+    assert equal("1/2", r"\frac{1}{2}") and equal(r"\frac12", "1/2")
+    assert not equal("01/2", r"\frac{1}{2}")
