@@ -5,9 +5,9 @@ PYTHONPATH=/tmp/mutation:. python benchmarks/mutation_check.py results.jsonl --p
 
 Mutants are drawn with a seed: first a place, then one of cosmic-ray's operators that apply there,
 so that places count alike. Each is tried in a copy of the repository, in a process namespace of its
-own where there can be one. The results file is continued
-when the command runs again; mutants that survived are printed with their diffs. One that makes the
-tests run for three times as long counts as killed, by time.
+own where there can be one. The results file is continued when the command runs again; mutants that
+survived are printed with their diffs. One that makes the tests run for three times as long counts
+as killed, by time.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Mutant(NamedTuple):
 
 
 ALONE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+ALONE += ["sh", "-c", '"$@"; exit $?', "sh"]  # The first process has to bury orphans.
 """Where it is allowed: a mutant of the code that kills workers may kill whatever it can see."""
 if subprocess.run([*ALONE, "true"], capture_output=True, check=False).returncode:
     print("no process namespaces here: a mutant may kill more than its tests", flush=True)
