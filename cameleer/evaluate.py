@@ -44,7 +44,7 @@ def run(asked: argparse.Namespace) -> int:
         for metric in benchmark.metrics:
             getattr(metric.verifier, "check_installed", lambda: None)()
     model = _model(asked)
-    directory = asked.output or Path("evals") / Path(asked.model.rstrip("/")).name / asked.profile
+    directory = asked.output or Path("evals") / short_name(asked.model) / asked.profile
     console.print(f"{model.name}: {', '.join(b.name for b in chosen)} -> {directory}", markup=False)
     results = evaluate(
         model,
@@ -57,6 +57,14 @@ def run(asked: argparse.Namespace) -> int:
     )
     show(results)
     return 0
+
+
+def short_name(model: str) -> str:
+    """The last part of a directory or hub id; of a run's checkpoint, the run and the step."""
+    *before, last = Path(model).parts[-4:] or (model,)
+    if last == "model" and len(before) == 3:
+        return f"{before[0]}-{before[2]}"
+    return last
 
 
 def benchmarks_table() -> Table:

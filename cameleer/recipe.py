@@ -127,10 +127,10 @@ class Floor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evals:
+class Eval:
     """Benchmarks that the run's own policy answers before, during and after training."""
 
-    benchmarks: tuple[str, ...]
+    benchmarks: tuple[str, ...] = ("gsm8k", "math", "ifeval")
     """Names of ``cameleer eval --list``, or file.py:NAME."""
     every: int = 40
     """Steps between them. 0: only before and after."""
@@ -206,7 +206,7 @@ class Recipe:
     normalize: str = "token"
     """How losses are averaged; see `cameleer.algorithms.normalize`."""
     heldout: HeldOut | None = None
-    evals: Evals | None = None
+    evals: Eval | None = None
     seed: int = 1
     runtime: Runtime = Runtime()
     output: Output = Output()
@@ -323,7 +323,7 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
             f"{type(recipe.algorithm).__name__} learns from {recipe.algorithm.learns_from}, and "
             "the recipe has a `rollout`. Remove it, and set batch_size instead."
         )
-    if rollout.group_size < 2:
+    if rollout.group_size < 2 and getattr(recipe.algorithm, "baseline", "group") != "none":
         yield (
             "GRPO compares completions of the same prompt, and rollout.group_size is "
             f"{rollout.group_size}. Set it to 2 or more (Tulu 3.1 used 16)."

@@ -17,6 +17,7 @@ from small_evals import write_sums
 
 from cameleer.cli import main
 from cameleer.evals.store import Store, read_rows
+from cameleer.evaluate import short_name
 
 OWN = """
 import os
@@ -199,7 +200,7 @@ def test_another_model_in_the_same_directory_is_refused(
     other[1] = str(tiny_llama(tmp_path / "other/tiny", seed=5))
     assert main(other) == 1
     said = capsys.readouterr().out
-    assert "evals/tiny/full holds another evaluation: its model.name is '" in said
+    assert "evals/tiny/full holds another evaluation: its model.weights is '" in said
     assert said.endswith("Give this one another --output, or delete that one.\n")
 
 
@@ -250,3 +251,16 @@ def test_an_unknown_option_is_refused(option: str):
     with pytest.raises(SystemExit) as status:
         main(["eval", "M", option])
     assert status.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("org/name", "name"),
+        ("name/", "name"),
+        ("runs/ladder/grpo/checkpoints/step_40/model", "grpo-step_40"),
+        ("somewhere/model", "model"),
+    ],
+)
+def test_results_of_a_runs_checkpoints_have_directories_of_their_own(model: str, name: str):
+    assert short_name(model) == name

@@ -355,7 +355,8 @@ def _config(model: Model, jobs: Sequence[Job], profile: Profile, seed: int) -> d
             for job in jobs
         },
     }
-    return {**config, "config_hash": sha(json.dumps(config, sort_keys=True))}
+    nameless = {**config, "model": model.identity()}
+    return {**config, "config_hash": sha(json.dumps(nameless, sort_keys=True))}
 
 
 def data_hash(job: Job) -> str:

@@ -91,6 +91,8 @@ class Store:
         elif not (directory / "config.json").exists():
             raise RunError(f"{directory} exists and holds no evaluation. Give another --output.")
         stored = read_json(directory / "config.json")
+        # The same weights may lie elsewhere by now.
+        stored["model"]["name"] = config["model"]["name"]
         if difference := _first_difference(stored, json.loads(json.dumps(config))):
             raise OtherEvaluationError(
                 f"{directory} holds another evaluation: {difference}. Give this one another "

@@ -18,11 +18,11 @@ from cameleer.evals.store import OtherEvaluationError, read_rows, values
 from cameleer.evals.suite import benchmarks
 from cameleer.files import read_json
 from cameleer.models.load import weights_hash
-from cameleer.recipe import Evals, Floor, Recipe
+from cameleer.recipe import Eval, Floor, Recipe
 from cameleer.train import ranks
 
 
-def benchmarks_of(evals: Evals) -> list[Benchmark]:
+def benchmarks_of(evals: Eval) -> list[Benchmark]:
     """The benchmarks that a run answers, with its own limit of tokens.
 
     Raises RecipeError for a benchmark or metric that is not there.
@@ -48,7 +48,7 @@ def benchmarks_of(evals: Evals) -> list[Benchmark]:
     return found
 
 
-def check_data(evals: Evals) -> dict[str, int]:
+def check_data(evals: Eval) -> dict[str, int]:
     """How many instances each benchmark has. Raises DataError where one cannot be read."""
     data = Path(evals.data) if evals.data else None
     return {benchmark.name: len(load(benchmark, data)) for benchmark in benchmarks_of(evals)}
@@ -57,7 +57,7 @@ def check_data(evals: Evals) -> dict[str, int]:
 class Evaluation:
     """Answers a run's benchmarks when they are due, and knows what came before."""
 
-    def __init__(self, recipe: Recipe, evals: Evals, model: Any, tokenizer: Any) -> None:
+    def __init__(self, recipe: Recipe, evals: Eval, model: Any, tokenizer: Any) -> None:
         self._recipe, self._evals = recipe, evals
         self._model, self._tokenizer = model, tokenizer
         self._benchmarks = {benchmark.name: benchmark for benchmark in benchmarks_of(evals)}

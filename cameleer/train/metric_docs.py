@@ -237,6 +237,16 @@ METRICS = (
         open_instruct="policy/clipfrac_avg",
     ),
     Metric(
+        key="policy/importance_weight",
+        formula="mean over learnt tokens of min(p_old / p_sampler, importance_cap)",
+        unit="ratio",
+        low=0.9,
+        high=1.1,
+        advice="Far from 1, sampler and learner are not one policy: see engine/*.",
+        trl="sampling/importance_sampling_ratio/mean",
+        open_instruct="val/rho_weight",
+    ),
+    Metric(
         key="engine/logprob_difference_mean",
         formula="mean over sampled tokens of |log p_learner - log p_engine|",
         unit="nats",

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from cameleer.algorithms.grpo import GRPO
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import process_group
-from cameleer.recipe import Evals, Model, Optim, Output, Recipe, Rollout, Runtime
+from cameleer.recipe import Eval, Model, Optim, Output, Recipe, Rollout, Runtime
 from cameleer.rollout.engine import Request, Sampling
 from cameleer.train.online import train_online
 from cameleer.train.run import Run
@@ -79,7 +79,7 @@ def main(model: str, directory: str, data: str) -> None:
         num_minibatches=2,
         normalize="micro_batch(2)",
         runtime=Runtime(num_threads=1, micro_batch_tokens=200),
-        evals=Evals(benchmarks=(BENCHMARK,), every=0, data=data),
+        evals=Eval(benchmarks=(BENCHMARK,), every=0, data=data),
         output=Output(directory=directory, sample_every=0),
     )
     with process_group(), Run(recipe, resume=False) as run:

@@ -63,6 +63,15 @@ def test_a_difference_far_into_a_text_is_shown(tmp_path: Path):
         Store(tmp_path / "out", {key: CONFIG[key] for key in ("format", "model")})
 
 
+def test_the_same_weights_at_another_place_go_on_with_the_same_evaluation(tmp_path: Path):
+    model = {"name": "m", "weights": "ab"}
+    Store(tmp_path / "out", {**CONFIG, "model": model}).add("a", "a:0", 0, Answer("1", 1, "eos"))
+    moved = Store(tmp_path / "out", {**CONFIG, "model": {**model, "name": "elsewhere/m"}})
+    assert moved.answers(["a"])["a"]
+    with pytest.raises(RunError, match=r"model\.weights is 'ab', and here it is 'cd'"):
+        Store(tmp_path / "out", {**CONFIG, "model": {**model, "weights": "cd"}})
+
+
 def test_a_damaged_configuration_is_named(tmp_path: Path):
     Store(tmp_path / "out", CONFIG)
     (tmp_path / "out/config.json").write_text('{"format"')

@@ -18,7 +18,7 @@ from cameleer.errors import RecipeError, TrainingError
 from cameleer.evals.base import Instance
 from cameleer.evals.model import Answer
 from cameleer.evals.store import Row, write_rows
-from cameleer.recipe import Evals, Floor, Optim, Recipe
+from cameleer.recipe import Eval, Floor, Optim, Recipe
 from cameleer.report.curve import read_metrics, series
 from cameleer.train.evaluation import Evaluation, benchmarks_of
 from cameleer.train.torch_learner import TorchLearner
@@ -35,8 +35,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def evals(data: Path, **changes: Any) -> Evals:
-    return Evals(**{"benchmarks": (NAME,), "every": 2, "data": str(data), **changes})
+def evals(data: Path, **changes: Any) -> Eval:
+    return Eval(**{"benchmarks": (NAME,), "every": 2, "data": str(data), **changes})
 
 
 def learning(model: Path, root: Path, data: Path, **changes: Any) -> Recipe:

@@ -322,3 +322,10 @@ def test_nasty_latex_gets_an_answer_within_the_limits(
     assert pool.counts["crash"] == crashes, (
         "a limit was hit in a way that the worker did not expect"
     )
+
+
+@pytest.mark.parametrize("text", [r"The answer is \quad.", r"The answer is \text{}.", "So $ $"])
+@pytest.mark.parametrize("truth", ["5", "x"])
+def test_an_answer_that_is_nothing_is_wrong(text: str, truth: str):
+    score = Math().score(text, truth)
+    assert score.value == 0 and "(empty)" in score.reason
