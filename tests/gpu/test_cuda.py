@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import grpo, tiny_llama
+from fakes import dpo, grpo, tiny_llama
 from random_models import CONFIGS, random_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -93,6 +93,19 @@ def test_a_run_goes_on_a_gpu(dtype: str, gap: float, tmp_path: Path):
     steps = [line for line in lines if line["step"]]
     assert len(steps) == recipe.num_steps
     assert all(line["engine/logprob_difference_mean"] < gap for line in steps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_preferences_are_learned_on_a_gpu_as_on_a_cpu(dtype: str, tmp_path: Path):
+    model = tiny_llama(tmp_path / "model")
+    margins = []
+    for device in ("cpu", "cuda"):
+        recipe = dpo(model, tmp_path / device, num_steps=8, runtime=Runtime(device=device))
+        (directory,) = run(replace(recipe, model=replace(recipe.model, dtype=dtype)))
+        lines = [json.loads(x) for x in (directory / "metrics.jsonl").read_text().splitlines()]
+        margins.append(lines[-1]["rewards/margins"])
+    assert margins[0] > 0.5
+    assert margins[1] == pytest.approx(margins[0], rel=1e-3 if dtype == "float32" else 0.2)
 
 
 def flash_llama(**changes: object) -> torch.nn.Module:
