@@ -15,7 +15,7 @@ from cameleer.errors import RecipeError
 from cameleer.evals.base import Benchmark
 from cameleer.evals.model import Model
 from cameleer.evals.published import COLUMNS
-from cameleer.evals.suite import SUITE, benchmarks
+from cameleer.evals.suite import SUITE, benchmarks, check_installed
 from cameleer.log import console
 
 _BESIDE = {"Tulu 3.1 8B": "tulu31_8b_published", "Llama 3.1 8B": "llama31_8b_instruct_published"}
@@ -41,8 +41,7 @@ def run(asked: argparse.Namespace) -> int:
         raise RecipeError("Name a model to evaluate, or give --list or --rescore DIR.")
     chosen = [_changed(benchmark, asked) for benchmark in benchmarks(asked.benchmarks)]
     for benchmark in chosen:
-        for metric in benchmark.metrics:
-            getattr(metric.verifier, "check_installed", lambda: None)()
+        check_installed(benchmark)
     model = _model(asked)
     directory = asked.output or Path("evals") / short_name(asked.model) / asked.profile
     console.print(f"{model.name}: {', '.join(b.name for b in chosen)} -> {directory}", markup=False)

@@ -42,6 +42,12 @@ def benchmarks(names: str) -> list[Benchmark]:
     return found
 
 
+def check_installed(benchmark: Benchmark) -> None:
+    """Raises RecipeError where a metric needs a package that is not here."""
+    for metric in benchmark.metrics:
+        getattr(metric.verifier, "check_installed", lambda: None)()
+
+
 def _from_file(reference: str) -> Benchmark:
     file, _, name = reference.rpartition(":")
     if not file or not name.isidentifier():

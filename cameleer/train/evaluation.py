@@ -15,7 +15,7 @@ from cameleer.evals.in_process import InProcess
 from cameleer.evals.model import Answer, Question
 from cameleer.evals.runner import evaluate
 from cameleer.evals.store import OtherEvaluationError, read_rows, values
-from cameleer.evals.suite import benchmarks
+from cameleer.evals.suite import benchmarks, check_installed
 from cameleer.files import read_json
 from cameleer.models.load import weights_hash
 from cameleer.recipe import Eval, Floor, Recipe
@@ -28,6 +28,8 @@ def benchmarks_of(evals: Eval) -> list[Benchmark]:
     Raises RecipeError for a benchmark or metric that is not there.
     """
     found = benchmarks(",".join(evals.benchmarks))
+    for benchmark in found:
+        check_installed(benchmark)
     by_name = {benchmark.name: benchmark for benchmark in found}
     for name in (evals.keep_best, *(floor.benchmark for floor in evals.floors)):
         if name and name not in by_name:

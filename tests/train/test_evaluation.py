@@ -231,6 +231,14 @@ def test_names_that_are_not_there_are_refused_before_training(
     assert not (tmp_path / "sft").exists()
 
 
+def test_a_metric_that_cannot_run_here_is_refused_before_training(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cameleer.verifiers.tulu3._antlr", lambda: "4.9.3")
+    with pytest.raises(RecipeError, match=r"antlr4-python3-runtime 4\.11, and 4\.9\.3"):
+        run(learning(model, tmp_path, Path(), benchmarks=("math500",)))
+
+
 def test_a_runs_own_limit_of_tokens_is_never_above_the_benchmarks(data: Path):
     assert [b.max_tokens for b in benchmarks_of(evals(data, max_tokens=5))] == [5]
     assert [b.max_tokens for b in benchmarks_of(evals(data, max_tokens=500))] == [12]
