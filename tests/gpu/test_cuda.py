@@ -108,6 +108,26 @@ def test_preferences_are_learned_on_a_gpu_as_on_a_cpu(dtype: str, tmp_path: Path
     assert margins[1] == pytest.approx(margins[0], rel=1e-3 if dtype == "float32" else 0.2)
 
 
+def test_sums_over_sequences_are_those_of_the_cpu_and_the_same_every_time():
+    generator = torch.Generator().manual_seed(0)
+    lengths_B = torch.randint(1, 900, (64,), generator=generator)
+    values_N = torch.randn(int(lengths_B.sum()), generator=generator)
+    batch = Batch(
+        tokens_N=torch.zeros(len(values_N), dtype=torch.long),
+        lengths_B=lengths_B,
+        mask_N=torch.ones(len(values_N), dtype=torch.bool),
+    )
+    expected_B = batch.per_sequence(values_N.double())
+    on_gpu, values_N = batch.to("cuda"), values_N.to("cuda").requires_grad_()
+    found = [on_gpu.per_sequence(values_N) for _ in range(20)]
+    torch.testing.assert_close(found[0].cpu().double(), expected_B, atol=1e-4, rtol=1e-5)
+    assert all(torch.equal(found[0], other) for other in found)
+    weights_B = torch.arange(64.0, device="cuda")
+    (found[0] * weights_B).sum().backward()
+    assert values_N.grad is not None
+    assert torch.equal(values_N.grad, on_gpu.per_token(weights_B))
+
+
 def flash_llama(**changes: object) -> torch.nn.Module:
     """A Llama with grouped heads of a width that flash attention takes."""
     with torch.random.fork_rng(devices=[]):
