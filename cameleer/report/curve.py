@@ -87,7 +87,7 @@ def draw_curve(directory: Path) -> Path:
                 marker="o" if few else "",
                 label=label.get(key) or "/".join(key.split("/")[1:]),
             )
-        if len(keys) > 1 and len(axes.lines) > 1:
+        if len(axes.lines) > 1 or keys is scores:
             axes.legend(frameon=False)
         axes.set_title(title, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
