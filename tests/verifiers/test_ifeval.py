@@ -404,3 +404,11 @@ def test_a_language_is_read_from_all_over_a_long_text():
     pieces = _sample(text).split(" ")
     assert [len(piece) for piece in pieces] == [2500] * 4
     assert pieces[0].startswith("a") and pieces[-1].endswith("z")
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [("Bye. P.S. hello", True), ("Bye. xP.S. hello", False), ("Bye.xP.S. hello", False)],
+)
+def test_a_marker_glued_to_a_letter_begins_no_postscript(text: str, right: bool):
+    assert RULES["verify_postscript"](text, "P.S.")[0] == right

@@ -163,6 +163,8 @@ REASONS = [
     (r"\boxed{x=\sqrt2}", r"\sqrt{2}", r"stated (box): 'x=\sqrt2' (same spelling)"),
     (r"\boxed{\frac12} so \boxed{0.5}", "0.5", r"stated (box): '\frac12' (same spelling)"),
     ("$x$: $5$ or $6$", "6", r"last formula: '5 \text{ or } 6' (alternatives joined by 'or')"),
+    (r"\boxed{5}", "east", "stated (box): '5' (words)"),
+    (r"\boxed{east}", "5", "stated (box): 'east' (words)"),
     (r"\boxed{1\pm2}", "3,-2", r"stated (box): '1\pm2' (part by part)"),
     (r"\boxed{x<3}", r"(-\infty,3)", "stated (box): 'x<3' (the same interval)"),
     (r"\boxed{x<3}", "5", "stated (box): 'x<3' (one answer has parts, the other has not)"),

@@ -10,7 +10,13 @@ from cameleer.errors import RecipeError
 from cameleer.verifiers.gsm8k import GSM8K
 from cameleer.verifiers.isolate import VerifierPool
 from cameleer.verifiers.math import Math
-from cameleer.verifiers.tulu3 import equal, equal_by_sympy, gsm8k_is_right, math_is_right
+from cameleer.verifiers.tulu3 import (
+    equal,
+    equal_by_sympy,
+    gsm8k_is_right,
+    math_is_right,
+    minerva_statement,
+)
 
 GSM8K_TABLE = [
     ("The answer is 18.", "18", True, "the last number"),
@@ -194,3 +200,9 @@ def test_a_fraction_of_whole_numbers_is_spelled_out_before_sympy_is_asked(
     monkeypatch.setattr("cameleer.verifiers.tulu3.equal_by_sympy", lambda *_: False)
     assert equal("1/2", r"\frac{1}{2}") and equal(r"\frac12", "1/2")
     assert not equal("01/2", r"\frac{1}{2}")
+
+
+def test_a_line_that_only_closes_like_minervas_is_no_statement():
+    assert list(minerva_statement("x" * 34 + "5. I hope it is correct.")) == []
+    stated = "Final Answer: The final answer is $5$. I hope it is correct."
+    assert list(minerva_statement(f"Well. I hope it is correct.\n{stated}")) == ["$5$"]
