@@ -1,6 +1,7 @@
 """Kill a run, resume it, and hold it against the one that nobody killed.
 
     python benchmarks/kill_resume.py --grpo 200 --sft 50     # random moments: the published figure
+    python benchmarks/kill_resume.py --sft 50 --dpo 50 --reward-model 50 --ppo 50
     python benchmarks/kill_resume.py --points                # every named write point, once each
 
 Every trial is a process of its own, killed with SIGKILL by another, then resumed (and killed again,
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,9 +32,12 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from cameleer import files
+from cameleer.algorithms.dpo import DPO
 from cameleer.algorithms.grpo import GRPO
+from cameleer.algorithms.ppo import PPO
+from cameleer.algorithms.reward_model import RewardModel
 from cameleer.algorithms.sft import SFT
-from cameleer.data.datasets.arithmetic import vocabulary
+from cameleer.data.datasets.arithmetic import problems, vocabulary
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.log import quiet_libraries
@@ -58,8 +62,17 @@ class Even:
         return None
 
 
+def preferences(split: str) -> Iterator[dict[str, Any]]:
+    """Worked answers to the arithmetic problems, preferred to their last lines alone."""
+    for row in problems(split):
+        answer = row["answer"]
+        rejected = answer.rpartition(" . ")[2]
+        yield {"prompt": row["question"], "chosen": answer, "rejected": rejected}
+
+
 def recipe(kind: str, model: Path, root: Path) -> Recipe:
-    """Six steps: sft, grpo0, grpo1 whose groups are collected a step ahead, or grpo1_workers.
+    """Six steps: sft, dpo, reward_model, ppo, or GRPO as grpo0, grpo1 whose groups are collected a
+    step ahead, or grpo1_workers.
 
     The last has a verifier with a worker process, which a kill must not leave behind.
     """
@@ -74,8 +87,26 @@ def recipe(kind: str, model: Path, root: Path) -> Recipe:
         "heldout": HeldOut(sources=(replace(source, split="test"),), num_prompts=4, every=3),
         "output": Output(directory=str(root), save_every=2, keep_last=2, sample_every=2),
     }
+    pairs = Source(path="kill_resume:preferences", format="preference", max_rows=64)
     if kind == "sft":
         return Recipe(algorithm=SFT(), batch_size=8, verifiers={"gsm8k": Even()}, **common)
+    if kind == "dpo":
+        common |= {"data": (pairs,), "verifiers": {"gsm8k": Even()}}
+        return Recipe(algorithm=DPO(beta=1.0), batch_size=8, **common)
+    if kind == "reward_model":
+        held = HeldOut(sources=(replace(pairs, split="test"),), num_prompts=4, every=3)
+        return Recipe(
+            algorithm=RewardModel(), batch_size=8, **{**common, "data": (pairs,), "heldout": held}
+        )
+    if kind == "ppo":
+        return Recipe(
+            algorithm=PPO(),
+            rollout=Rollout(num_prompts=8, group_size=1, max_tokens=8, max_staleness=1),
+            verifiers={"gsm8k": Even()},
+            num_epochs=2,
+            value_model=Model(source=str(model)),
+            **common,
+        )
     return Recipe(
         algorithm=GRPO(beta=0.05),
         rollout=Rollout(
@@ -150,7 +181,8 @@ def differences(one: Path, other: Path, recipe: Recipe) -> list[str]:
     """What is not the same in two finished runs, by name."""
     found = []
     last = Path("checkpoints") / f"step_{recipe.num_steps}"
-    for name in ("model/model.safetensors", "optimizer.safetensors"):
+    for path in sorted((one / last).rglob("*.safetensors")):
+        name = str(path.relative_to(one / last))
         ours, theirs = load_file(one / last / name), load_file(other / last / name)
         same = ours.keys() == theirs.keys() and all(
             bool((ours[key] == theirs[key]).all()) for key in ours
@@ -165,7 +197,7 @@ def differences(one: Path, other: Path, recipe: Recipe) -> list[str]:
             for directory in (one, other)
         )
         found += [] if ours == theirs else [name]
-    names = [sorted(p.name for p in (d / "rollouts").iterdir()) for d in (one, other)]
+    names = [sorted(p.name for p in (d / "rollouts").glob("*")) for d in (one, other)]
     if names[0] != names[1]:
         return [*found, "rollouts"]
     for name in names[0]:
@@ -254,7 +286,10 @@ def main() -> int:
     parser.add_argument(
         "--grpo", type=int, default=0, help="random kills of GRPO, half a step ahead"
     )
-    parser.add_argument("--sft", type=int, default=0, help="random kills of SFT")
+    offline = ("sft", "dpo", "reward_model")
+    for kind in (*offline, "ppo"):
+        option = f"--{kind.replace('_', '-')}"
+        parser.add_argument(option, type=int, default=0, help=f"random kills of {kind}")
     parser.add_argument("--points", action="store_true", help="a kill at every named write point")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--directory", help="keep the runs here instead of in a temporary place")
@@ -263,7 +298,9 @@ def main() -> int:
         bench = Bench(Path(asked.directory or scratch), asked.seed)
         began = time.monotonic()
         kinds = ("grpo0", "grpo1", "grpo1_workers")
-        trials = [("sft", "")] * asked.sft + [(kinds[i % 3], "") for i in range(asked.grpo)]
+        trials = [(kinds[i % 3], "") for i in range(asked.grpo)]
+        for kind in (*offline, "ppo"):
+            trials += [(kind, "")] * getattr(asked, kind)
         if asked.points:
             trials += [("grpo1", point) for point in files.POINTS]
         for number, (kind, point) in enumerate(trials, start=1):

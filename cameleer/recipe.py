@@ -17,8 +17,6 @@ from typing import Any, Literal
 
 from cameleer.algorithms import Algorithm
 from cameleer.algorithms.normalize import Normalize
-from cameleer.algorithms.ppo import PPO
-from cameleer.algorithms.reward_model import RewardModel
 from cameleer.data.chat import ChatTemplate
 from cameleer.data.sources import Source
 from cameleer.errors import RecipeError, nearest
@@ -31,7 +29,8 @@ class Model:
     """The policy a run starts from, which is also its frozen reference."""
 
     source: str
-    """A Hugging Face directory or hub id, or ``module:function`` that returns a directory."""
+    """A Hugging Face directory or hub id, ``module:function`` that returns a directory, or in a
+    ladder ``stage:NAME`` for what the stage of that name ended with."""
     dtype: DType = "float32"
     """What the policy computes in. The optimizer's weights are float32 in any case."""
     chat_template: ChatTemplate = "tokenizer"
@@ -56,6 +55,17 @@ class Reward:
         if self.without_eos is not None and completion.finish_reason != "eos":
             return self.without_eos
         return self.correct * sum(s.value * w for s, w in zip(scores, weights, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardTerm:
+    """A trained reward model, whose score is added to what verifiers give."""
+
+    source: str
+    """Of the reward model, as in `Model`. It has to have the policy's tokenizer."""
+    weight: float = 1.0
+    """Times its score, which knows no unit. open-instruct's ``reward_model_multiplier``."""
+    dtype: DType = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +203,13 @@ class Recipe:
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
     """By the name that the data's checks use."""
     reward: Reward = Reward()
+    reward_model: RewardTerm | None = None
+    """Added to `reward` where that is not `without_eos`."""
+    value_model: Model | None = None
+    """What the value model of PPO starts from: a reward model, or a language model, which gets a
+    new head. It has to have the policy's tokenizer, and may be of another size."""
+    value_optim: Optim | None = None
+    """Of the value model. None: as `optim`."""
     batch_size: int = 0
     """Examples a step, for imitation."""
     max_tokens: int = 2048
@@ -259,11 +276,29 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
     rollout = recipe.rollout
     for name in _not_numbers(recipe):
         yield f"{name} is not a number (NaN). Give it a value."
-    if isinstance(recipe.algorithm, PPO | RewardModel):
+    algorithm = recipe.algorithm
+    if "value" in algorithm.needs and recipe.value_model is None:
         yield (
-            f"{type(recipe.algorithm).__name__} is an objective whose model, with a head of one "
-            "number, no learner has yet. Use GRPO or DPO."
+            f"{type(algorithm).__name__} needs a value model, and the recipe has no `value_model`. "
+            "Name what it starts from: a reward model's checkpoint, or the policy's."
         )
+    if recipe.value_model and "value" not in algorithm.needs:
+        yield f"{type(algorithm).__name__} has no use for the recipe's `value_model`. Remove it."
+    if recipe.value_optim and not recipe.value_model:
+        yield "The recipe has a `value_optim` and no `value_model`. Remove it, or add the model."
+    if algorithm.trains == "reward_model" and recipe.evals:
+        yield "A reward model answers no benchmark. Remove `evals`; `heldout` takes pairs."
+    dual_clip: float | None = getattr(algorithm, "dual_clip", None)
+    if dual_clip is not None:
+        high: float | None = getattr(algorithm, "clip_eps_high", None)
+        high = getattr(algorithm, "clip_eps", 0.0) if high is None else high
+        if dual_clip <= 1 + high:
+            yield (
+                f"algorithm.dual_clip is {dual_clip}, and ratios are held below {1 + high:g} "
+                "anyway. Set it above that, or to None."
+            )
+    if recipe.reward_model and rollout is None:
+        yield "The recipe has a `reward_model` and no `rollout` to reward. Remove one of the two."
     if not recipe.data:
         yield "The recipe has no `data`. Name at least one Source."
     if recipe.num_steps < 1:
@@ -323,10 +358,11 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
             f"{type(recipe.algorithm).__name__} learns from {recipe.algorithm.learns_from}, and "
             "the recipe has a `rollout`. Remove it, and set batch_size instead."
         )
-    if rollout.group_size < 2 and getattr(recipe.algorithm, "baseline", "group") != "none":
+    compares = "value" not in algorithm.needs and getattr(algorithm, "baseline", "") != "none"
+    if rollout.group_size < 2 and compares:
         yield (
             "GRPO compares completions of the same prompt, and rollout.group_size is "
-            f"{rollout.group_size}. Set it to 2 or more (Tulu 3.1 used 16)."
+            f"{rollout.group_size}. Set it to 2 or more (Tulu 3.1 used 16), or use PPO."
         )
     if rollout.temperature <= 0 or not math.isfinite(rollout.temperature):
         yield (

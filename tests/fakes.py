@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from cameleer.algorithms.dpo import DPO
 from cameleer.algorithms.grpo import GRPO
+from cameleer.algorithms.ppo import PPO
+from cameleer.algorithms.reward_model import RewardModel
 from cameleer.algorithms.sft import SFT
 from cameleer.batch import Batch, Loss, Output
 from cameleer.data.datasets.arithmetic import problems, vocabulary
@@ -70,6 +72,7 @@ class Explodes:
     """GRPO whose loss is not a number once the fuse has burnt down."""
 
     learns_from: ClassVar[Literal["rollouts"]] = "rollouts"
+    trains: ClassVar[Literal["policy"]] = "policy"
     fuse: ClassVar[dict[str, int]] = {"left": 0}
     """Losses until then."""
 
@@ -136,6 +139,26 @@ def dpo(model: Path, root: Path, /, **changes: Any) -> Recipe:
     """Four steps of DPO towards worked answers."""
     pairs = Source(path="fakes:preferences", format="preference", max_rows=64)
     return replace(sft(model, root, name="dpo", algorithm=DPO(beta=1.0), data=(pairs,)), **changes)
+
+
+def reward_model(model: Path, root: Path, /, **changes: Any) -> Recipe:
+    """Four steps of a reward model that is to prefer worked answers."""
+    return dpo(model, root, **{"name": "reward_model", "algorithm": RewardModel(), **changes})
+
+
+def ppo(model: Path, root: Path, /, **changes: Any) -> Recipe:
+    """Four steps of PPO with two epochs each, and a value model with a new head."""
+    recipe = grpo(
+        model,
+        root,
+        name="ppo",
+        algorithm=PPO(),
+        rollout=Rollout(num_prompts=8, group_size=1, max_tokens=8),
+        num_epochs=2,
+        value_model=Model(source=str(model)),
+        value_optim=Optim(learning_rate=2e-2),
+    )
+    return replace(recipe, **changes)
 
 
 def grpo(model: Path, root: Path, /, **changes: Any) -> Recipe:

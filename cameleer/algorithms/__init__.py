@@ -16,6 +16,11 @@ class Algorithm(Protocol):
         """What the recipe's data and loop have to bring."""
 
     @property
+    def trains(self) -> Literal["policy", "reward_model"]:
+        """A language model, whose ``logprobs_N`` the loss reads, or a model of one number, whose
+        ``scores_B`` it reads."""
+
+    @property
     def needs(self) -> tuple[str, ...]:
         """Scores that the loop must put into the batch first, of "old", "reference" and "value"."""
 

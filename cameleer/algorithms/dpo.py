@@ -43,6 +43,7 @@ class DPO:
     ``robust`` subtracts that loss instead, and divides by one minus twice the share."""
 
     learns_from: ClassVar[Literal["pairs"]] = "pairs"
+    trains: ClassVar[Literal["policy"]] = "policy"
 
     @property
     def needs(self) -> tuple[str, ...]:

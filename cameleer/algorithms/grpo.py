@@ -73,6 +73,7 @@ class GRPO:
 
     std_floor: ClassVar[float] = 1e-8
     learns_from: ClassVar[Literal["rollouts"]] = "rollouts"
+    trains: ClassVar[Literal["policy"]] = "policy"
 
     @property
     def needs(self) -> tuple[str, ...]:

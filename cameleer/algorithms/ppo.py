@@ -45,6 +45,7 @@ class PPO:
     """What the value model's loss is multiplied by."""
 
     learns_from: ClassVar[Literal["rollouts"]] = "rollouts"
+    trains: ClassVar[Literal["policy"]] = "policy"
 
     @property
     def needs(self) -> tuple[str, ...]:

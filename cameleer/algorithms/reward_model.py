@@ -29,6 +29,7 @@ class RewardModel:
     arXiv:2312.09244). TRL's ``center_rewards_coefficient``, for which it recommends 0.01."""
 
     learns_from: ClassVar[Literal["pairs"]] = "pairs"
+    trains: ClassVar[Literal["reward_model"]] = "reward_model"
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ class SFT:
     """Cross-entropy on masked tokens. How tokens are averaged is the recipe's `normalize`."""
 
     learns_from: ClassVar[Literal["conversations"]] = "conversations"
+    trains: ClassVar[Literal["policy"]] = "policy"
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from torch import nn
 
 from cameleer.errors import RunError
-from cameleer.models.load import load_model
+from cameleer.models.heads import HEAD, load_like
 from cameleer.types import DType
 
 
@@ -18,7 +18,7 @@ def verify_export(model: nn.Module, directory: Path, dtype: DType) -> None:
 
     It takes a second copy of the weights in memory for a moment, on the CPU.
     """
-    stored = load_model(str(directory), dtype, "cpu").state_dict()
+    stored = load_like(model, directory, dtype).state_dict()
     here = model.state_dict()
     for name in sorted(here.keys() | stored.keys()):
         if name not in stored or name not in here:
@@ -37,10 +37,11 @@ def foreign_names(directory: Path, source: str) -> list[str]:
     """Tensors of an export whose names the checkpoint it came from does not have.
 
     transformers renames some architectures' tensors in memory and may save them so; engines that
-    know the published names could not load them. Empty where the source is no directory.
+    know the published names could not load them. A head of ours is not foreign. Empty where the
+    source is no directory.
     """
     known = _names(Path(source))
-    return sorted(_names(directory) - known) if known else []
+    return sorted(_names(directory) - known - {HEAD}) if known else []
 
 
 def _names(directory: Path) -> set[str]:

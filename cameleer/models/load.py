@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,24 @@ def load_tokenizer(source: str) -> Any:
 
 def load_model(source: str, dtype: DType, device: str) -> Any:
     """The policy: eval mode, no dropout, attention of ours. Safetensors only."""
-    config = load_config(source)
+    model, _ = load_weights(AutoModelForCausalLM, source, load_config(source), dtype, device)
+    return model
+
+
+def load_weights(
+    kind: Any,
+    source: str,
+    config: Any,
+    dtype: DType,
+    device: str,
+    *,
+    may_lack: Collection[str] = (),
+) -> tuple[Any, set[str]]:
+    """A model of one of transformers' Auto classes, as Cameleer runs it.
+
+    Returns:
+        The model, and which weights of `may_lack` the checkpoint does not have.
+    """
     directory = Path(source)
     if directory.is_dir() and not any(directory.glob("*.safetensors")):
         raise ModelError(
@@ -81,7 +99,7 @@ def load_model(source: str, dtype: DType, device: str) -> Any:
             "save the model once with save_pretrained(..., safe_serialization=True)."
         )
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, found = kind.from_pretrained(
             source,
             config=config,
             dtype=getattr(torch, dtype),
@@ -97,10 +115,11 @@ def load_model(source: str, dtype: DType, device: str) -> Any:
         ) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"Cannot load the weights of {source!r}: {_first_line(error)}") from error
-    if found["missing_keys"]:
-        missing = sorted(found["missing_keys"])
+    missing = set(found["missing_keys"])
+    lacked = sorted(missing - set(may_lack))
+    if lacked:
         raise ModelError(
-            f"{source} lacks {len(missing)} of the model's weights, {missing[0]} among them: "
+            f"{source} lacks {len(lacked)} of the model's weights, {lacked[0]} among them: "
             "transformers drew them at random. Save the whole causal language model there."
         )
     for name, stored, expected in sorted(found["mismatched_keys"]):
@@ -111,7 +130,7 @@ def load_model(source: str, dtype: DType, device: str) -> Any:
     without_dropout(model)
     model = model.to(device).eval()
     _check_packing(model, source)
-    return model
+    return model, missing
 
 
 @torch.no_grad()
@@ -163,6 +182,19 @@ def check_vocabulary(tokenizer: Any, config: Any, source: str) -> None:
             f"the model has {rows} embeddings. Use the tokenizer the model was trained with, or "
             "resize the embeddings and save the model before training."
         )
+
+
+def check_same_tokens(tokenizer: Any, other: Any, source: str, what: str) -> None:
+    """Raises ModelError where another model would read other tokens in the policy's ids."""
+    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    # Padding, which one of the two may have been given, is read by neither.
+    for token in sorted(ours.keys() - {tokenizer.pad_token}, key=ours.__getitem__):
+        if theirs.get(token) != ours[token]:
+            raise ModelError(
+                f"The {what} {source} reads the policy's token ids, and has another vocabulary: "
+                f"{token!r} is {ours[token]} to the policy and {theirs.get(token)} to it. Name one "
+                "with the policy's tokenizer."
+            )
 
 
 def weights_hash(model: nn.Module) -> str:

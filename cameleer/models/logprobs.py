@@ -30,9 +30,12 @@ def forward_logprobs(model: nn.Module, batch: Batch, temperature: float) -> Outp
     assert not batch.mask_N[starts_B].any(), "nothing predicts the first token of a sequence"
     masked = batch.mask_N.nonzero().squeeze(1)
     head = model.get_output_embeddings()  # type: ignore[operator]
+    weight_VD, bias_V = head.weight, head.bias
+    if (rows := getattr(head, "num_sampled", None)) is not None:
+        weight_VD, bias_V = weight_VD[:rows], None if bias_V is None else bias_V[:rows]
     # Token i is predicted from the hidden state at i - 1.
     logprobs, entropies = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_ND[masked - 1], head.weight, head.bias, batch.tokens_N[masked], temperature
+        hidden_ND[masked - 1], weight_VD, bias_V, batch.tokens_N[masked], temperature
     )
     zeros_N = torch.zeros(len(batch.tokens_N), dtype=torch.float32, device=device)
     return Output(
@@ -42,8 +45,8 @@ def forward_logprobs(model: nn.Module, batch: Batch, temperature: float) -> Outp
 
 
 def scaled_logits(hidden: Tensor, head: nn.Module, temperature: float) -> Tensor:
-    """Float32 logits at the temperature. [M, D] -> [M, V]."""
-    logits: Tensor = head(hidden).float()
+    """Float32 logits at the temperature, without rows that nobody samples. [M, D] -> [M, V]."""
+    logits: Tensor = head(hidden)[:, : getattr(head, "num_sampled", None)].float()
     return logits if temperature == 1 else logits.div_(temperature)
 
 

@@ -14,27 +14,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cameleer.data.prompts import Examples, Prompts
+from cameleer.data.prompts import Example, Examples, Prompts
 from cameleer.errors import DataError, RunError
 from cameleer.recipe import Recipe
 from cameleer.types import Prompt
 
 
-def refuse_overlap(prompts: Prompts, examples: Examples, heldout: Prompts) -> None:
+def refuse_overlap(
+    prompts: Prompts, examples: Examples, heldout: Prompts, heldout_pairs: Examples
+) -> None:
     """Raises DataError where a held-out question is also trained on.
 
     Prompts are compared by their words. Of examples only ids are known: what stands before the
     first trained token is the question.
     """
     trained = {_words(p) for p in prompts.prompts}
-    imitated = {example.tokens[: example.mask.index(True)] for example in examples.sequences}
-    both = [p for p in heldout.prompts if _words(p) in trained or p.tokens in imitated]
+    imitated = {_asked(example) for example in examples.sequences}
+    both = [_question(p) for p in heldout.prompts if _words(p) in trained or p.tokens in imitated]
+    both += [f"pair {i}" for i, (e, _) in enumerate(heldout_pairs.items) if _asked(e) in imitated]
     if both:
+        count = len(heldout.prompts) + len(heldout_pairs.items)
         raise DataError(
-            f"{len(both):,} of {len(heldout.prompts):,} held-out questions are also in the "
-            f"training data, the first {_question(both[0])!r}: accuracy on them would measure "
-            "memory. Point heldout.sources at another split, or drop these rows from `data`."
+            f"{len(both):,} of {count:,} held-out questions are also in the training data, the "
+            f"first {both[0]!r}: accuracy on them would measure memory. Point heldout.sources at "
+            "another split, or drop these rows from `data`."
         )
+
+
+def _asked(example: Example) -> tuple[int, ...]:
+    return example.tokens[: example.mask.index(True)]
 
 
 def refuse_output(directory: Path) -> None:

@@ -1,12 +1,15 @@
-"""Accuracy on questions that are never trained on."""
+"""Accuracy on questions, or on pairs, that are never trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cameleer.data.prompts import Example
 from cameleer.errors import TrainingError
 from cameleer.rollout.engine import RolloutEngine, Sampling
 from cameleer.train.collect import collect
+from cameleer.train.learner import Learner
+from cameleer.train.packing import pack
 from cameleer.types import Prompt
 from cameleer.verifiers.isolate import VerifierPool
 
@@ -38,4 +41,16 @@ def heldout_accuracy(
         "heldout/accuracy": right / len(decided),
         "heldout/num_prompts": len(decided),
         "heldout/undecided": len(verdicts) - len(decided),
+    }
+
+
+def ranking_accuracy(learner: Learner, pairs: Sequence[tuple[Example, ...]]) -> dict[str, float]:
+    """The share of pairs whose chosen sequence the reward model scores above the other."""
+    batch = pack(pairs)
+    rewards_B = learner.rewards(batch)
+    chosen, rejected = (rewards_B[rows] for rows in batch.pairs)
+    return {
+        "heldout/accuracy": float((chosen > rejected).double().mean()),
+        "heldout/num_pairs": len(pairs),
+        "heldout/margin": float((chosen - rejected).mean()),
     }

@@ -29,13 +29,17 @@ class Sums:
 
 @runtime_checkable
 class Learner(Protocol):
-    """Holds the policy, its optimizer and the reference. Every rank is given the whole batch."""
+    """Holds what is trained, its optimizers and the reference. Each rank is given whole batches."""
 
     version: int
     """Optimizer steps taken."""
 
     def score(self, name: str, batch: Batch) -> Batch:
-        """The batch with the log-probabilities of "old" (this policy now) or of "reference"."""
+        """The batch with the log-probabilities of "old" (this policy now) or of "reference", or
+        with the "value" model's values."""
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """What the reward model that it trains gives to each sequence, [B]."""
 
     def forward_backward(self, minibatch: Batch) -> tuple[Sums, Tensor]:
         """Add the gradient of ``sum(loss values * weights)``.
@@ -45,7 +49,8 @@ class Learner(Protocol):
         """
 
     def step(self) -> dict[str, float]:
-        """Clip, update, forget the gradients. Returns gradient norm and learning rate."""
+        """Clip, update, forget the gradients. Returns gradient norms and learning rates; the norms
+        alone, and without an update, where one is not finite."""
 
     def save(self, directory: Path) -> None:
         """Write the state that `load` continues from, bit for bit, and a Hugging Face export."""
@@ -54,4 +59,4 @@ class Learner(Protocol):
         """Continue from what `save` wrote."""
 
     def identity(self) -> dict[str, Any]:
-        """Hashes of the policy and the reference, for the manifest."""
+        """Hashes of the models it began with, for the manifest."""

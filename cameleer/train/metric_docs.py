@@ -67,6 +67,13 @@ METRICS = (
     ),
     Metric(key="verifiable_rate/*", formula=_EVERY_SOURCE, unit="share"),
     Metric(
+        key="reward/model",
+        formula="mean over completions of the recipe's reward model's score, before its weight",
+        unit="score",
+        advice="Rising while verifiable_rate falls, the policy learns what the reward model likes "
+        "and the verifier does not: lower reward_model.weight.",
+    ),
+    Metric(
         key="groups/zero_variance",
         formula="share of groups whose scored siblings all have the same reward",
         unit="share",
@@ -205,7 +212,8 @@ METRICS = (
     ),
     Metric(
         key="policy/kl",
-        formula="mean over learnt tokens of the recipe's estimate of KL(policy || reference)",
+        formula="mean over learnt tokens of the recipe's estimate of KL(policy || reference); "
+        "PPO's is k1, which may be negative",
         unit="nats a token",
         high=0.5,
         advice="The policy is far from its start, where it tends to exploit the verifier: read "
@@ -245,6 +253,38 @@ METRICS = (
         advice="Far from 1, sampler and learner are not one policy: see engine/*.",
         trl="sampling/importance_sampling_ratio/mean",
         open_instruct="val/rho_weight",
+    ),
+    Metric(
+        key="value/explained_variance",
+        formula="1 - var(return - value) / var(return) over learnt tokens, before the update",
+        unit="share",
+        advice="Rises towards 1 as the value model learns what answers earn. Below 0 its values "
+        "are worse than their mean would be: start from a reward model, or raise "
+        "value_optim.learning_rate. Where almost all answers earn the same it says little.",
+        verl="critic/vf_explained_var",
+    ),
+    Metric(
+        key="value/loss",
+        formula="mean over learnt tokens of half the squared error, before value_coef",
+        unit="reward squared",
+        advice="In the square of the reward's unit: with Reward(correct=10) it begins near 50.",
+        verl="critic/vf_loss",
+        open_instruct="loss/value_avg",
+    ),
+    Metric(
+        key="value/mean",
+        formula="mean over learnt tokens of the value model's prediction",
+        unit="reward",
+        advice="Comes near to reward/mean.",
+        verl="critic/vpred_mean",
+    ),
+    Metric(
+        key="value/clip_fraction",
+        formula="share of learnt tokens whose value moved beyond value_clip and lost by it",
+        unit="share",
+        advice="Near 1 while the values are far from the rewards: a step moves them by value_clip "
+        "only. A larger value_clip, or None, lets them arrive sooner.",
+        verl="critic/vf_clipfrac",
     ),
     Metric(
         key="engine/logprob_difference_mean",
@@ -325,8 +365,19 @@ METRICS = (
         open_instruct="lr",
     ),
     Metric(
+        key="optim/value_grad_norm",
+        formula="optim/grad_norm of the value model",
+        unit="",
+        advice="Large at first, as the squared error of rewards of 10 is. It is clipped.",
+        verl="critic/grad_norm",
+    ),
+    Metric(
+        key="optim/value_learning_rate", formula="of the value model", unit="", verl="critic/lr"
+    ),
+    Metric(
         key="heldout/accuracy",
-        formula="share of held-out questions answered rightly, of those with a verdict",
+        formula="share of held-out questions answered rightly, of those with a verdict; of a "
+        "reward model, share of held-out pairs whose chosen answer scores higher",
         unit="share",
         advice="The number that a run is for. It should follow verifiable_rate; if it falls while "
         "that rises, the policy learns the training prompts by heart.",
@@ -335,6 +386,13 @@ METRICS = (
         open_instruct="eval/pass_at_k",
     ),
     Metric(key="heldout/num_prompts", formula="held-out answers with a verdict", unit="count"),
+    Metric(key="heldout/num_pairs", formula="held-out pairs of a reward model", unit="count"),
+    Metric(
+        key="heldout/margin",
+        formula="mean over them of the chosen score less the rejected one",
+        unit="score",
+        advice="Grows without end on pairs that are easy: heldout/accuracy says what it is worth.",
+    ),
     Metric(
         key="heldout/undecided",
         formula="held-out answers without a verdict",

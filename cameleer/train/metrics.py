@@ -33,6 +33,11 @@ def rollout_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]:
     found["reward/std"] = _std([reward for reward, _ in everything])
 
     found |= _group_metrics(groups, rewards, scored)
+    if batch.values_N is not None and batch.returns_N is not None:
+        values, returns = (x[batch.learned_N].double() for x in (batch.values_N, batch.returns_N))
+        if len(returns) > 1 and float(returns.var()) > 0:
+            left = (returns - values).var() / returns.var()
+            found["value/explained_variance"] = float(1 - left)
     found["length/mean"], found["length/max"] = _mean(lengths), max(lengths)
     found["length/prompt_mean"] = _mean(len(group.prompt.tokens) for group in groups)
     for reason in ("eos", "stop", "length"):
@@ -74,6 +79,8 @@ def _group_metrics(
     groups: Sequence[Group], rewards: Sequence[float], scored: Sequence[bool]
 ) -> dict[str, float]:
     """Share of groups that teach nothing, since all siblings have the same reward."""
+    if all(len(group.completions) == 1 for group in groups):
+        return {}
     same = right = wrong = start = 0
     for group in groups:
         members = range(start, start + len(group.completions))

@@ -1,17 +1,14 @@
-"""The loop of SFT and DPO: examples or pairs in a fixed order, one optimizer step a batch."""
+"""The loop of SFT, DPO and reward models: items in a fixed order, one optimizer step a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from cameleer.algorithms.normalize import Normalize, sequence_weights
-from cameleer.batch import Batch
-from cameleer.data.prompts import Example, order
+from cameleer.data.prompts import order
 from cameleer.train.collect import Clock
 from cameleer.train.learner import Sums
+from cameleer.train.packing import pack
 from cameleer.train.run import Run
 from cameleer.train.session import Session
 
@@ -44,23 +41,6 @@ def execute(session: Session, step: int, clock: Clock) -> tuple[dict[str, float]
     )
     with clock.phase("update"):
         session.update(step, batch, sums)
-    session.engine.load(version=session.learner.version)
+    session.publish()
     num_tokens = len(batch.tokens_N)
     return {**sums.means(), "length/mean": num_tokens / batch.num_sequences}, num_tokens
-
-
-def pack(items: Sequence[tuple[Example, ...]]) -> Batch:
-    """Examples, or the two of each pair, end to end."""
-    examples = [example for item in items for example in item]
-    batch = Batch(
-        tokens_N=torch.tensor([t for e in examples for t in e.tokens]),
-        lengths_B=torch.tensor([len(e.tokens) for e in examples]),
-        mask_N=torch.tensor([m for e in examples for m in e.mask]),
-    )
-    if all(len(item) == 1 for item in items):
-        return batch
-    return replace(
-        batch,
-        pair_B=torch.arange(len(items)).repeat_interleave(2),
-        chosen_B=torch.tensor([True, False]).repeat(len(items)),
-    )

@@ -72,8 +72,13 @@ def execute(session: Session, step: int, groups: Sequence[Group], clock: Clock) 
             f"Step {step}: none of {batch.num_sequences} completions reached a verdict (the "
             f"first: {reason}). Mend the verifier, then go on with --resume."
         )
-    # The only update of a step starts from the policy that "old" would be.
-    needs_old = recipe.num_minibatches * recipe.num_epochs > 1
+    from_model: dict[str, float] = {}
+    if session.reward_model is not None:
+        without_eos = recipe.reward.without_eos
+        batch, from_model = session.reward_model.add(batch, groups, without_eos)
+    # The only update of a step starts from the policy that "old" would be. An actor-critic's
+    # advantages read it nevertheless.
+    needs_old = recipe.num_minibatches * recipe.num_epochs > 1 or "value" in algorithm.needs
     with clock.phase("score"):
         for name in algorithm.needs:
             if name != "old" or needs_old:
@@ -93,8 +98,8 @@ def execute(session: Session, step: int, groups: Sequence[Group], clock: Clock) 
     if not needs_old:
         batch = replace(batch, old_logprobs_N=logprobs_N)
         engine = session.compare_engine(step, groups, batch, version)
-    session.engine.load(version=session.learner.version)
-    return {**rollout_metrics(groups, batch), **sums.means(), **engine}
+    session.publish()
+    return {**rollout_metrics(groups, batch), **from_model, **sums.means(), **engine}
 
 
 def step_prompts(prompts: tuple[Prompt, ...], count: int, seed: int, step: int) -> list[Prompt]:

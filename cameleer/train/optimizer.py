@@ -70,22 +70,19 @@ class MasterAdamW:
             return self._lr * left
         return self._lr * (1 - math.cos(math.pi * left)) / 2
 
-    def step(self, step: int, max_grad_norm: float) -> dict[str, float]:
-        """One update from the gradients gathered so far.
+    def clip(self, max_grad_norm: float) -> float:
+        """Scale the gradients gathered so far to a norm of at most this. Returns what it was."""
+        return float(nn.utils.clip_grad_norm_(self.masters, max_grad_norm))
 
-        Returns:
-            The norm of the gradient before clipping, and the learning rate. When the norm is not
-            finite nothing is updated: the caller decides what becomes of the run.
-        """
+    def step(self, step: int) -> float:
+        """The update that follows `step` updates. Returns its learning rate."""
         lr = self.learning_rate(step)
         for group in self._adam.param_groups:
             group["lr"] = lr
-        norm = float(nn.utils.clip_grad_norm_(self.masters, max_grad_norm))
-        if norm == norm and norm != float("inf"):
-            self._adam.step()
-            self.publish()
-        self._adam.zero_grad(set_to_none=True)
-        return {"optim/grad_norm": norm, "optim/learning_rate": lr}
+        self._adam.step()
+        self.publish()
+        self.drop_gradients()
+        return lr
 
     @torch.no_grad()
     def publish(self) -> None:

@@ -11,9 +11,11 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor, nn
 
 from cameleer.batch import Batch
 from cameleer.errors import TrainingError
+from cameleer.models.heads import forward_values, has_score
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.recipe import Recipe
 from cameleer.rollout.engine import Request, RolloutEngine, Sampling
@@ -30,7 +32,11 @@ def worth_probing(recipe: Recipe, num_parameters: int, longest: int) -> bool:
 
 
 def probe(
-    recipe: Recipe, engine: RolloutEngine, learner: TorchLearner, longest: int, max_tokens: int
+    recipe: Recipe,
+    engine: RolloutEngine | None,
+    learner: TorchLearner,
+    longest: int,
+    max_tokens: int,
 ) -> None:
     """Raises TrainingError where the longest batch does not fit, with the setting to lower.
 
@@ -38,7 +44,7 @@ def probe(
         longest: Tokens of the longest possible sequence.
         max_tokens: Those of them that are sampled or trained.
     """
-    if recipe.rollout:
+    if recipe.rollout and engine:
         with _naming("engine", f"rollout.num_slots={recipe.rollout.num_slots}"):
             probe_engine(engine, recipe.rollout.num_slots, longest)
     size = recipe.runtime.micro_batch_tokens
@@ -72,13 +78,20 @@ def probe_learner(learner: TorchLearner, longest: int, max_tokens: int, size: in
     # The moments of AdamW exist from the second step on.
     moments = torch.empty(learner.missing_state_bytes(), dtype=torch.uint8, device=learner.device)
     try:
-        (forward_logprobs(learner.model, batch, 1.0).logprobs_N.sum() * 0).backward()
+        for model in filter(None, (learner.model, learner.value)):
+            (_outputs(model, batch).sum() * 0).backward()
         if learner.reference is not None:
             with torch.no_grad():
                 forward_logprobs(learner.reference, batch, 1.0)
     finally:
         learner.drop_gradients()
         del moments
+
+
+def _outputs(model: nn.Module, batch: Batch) -> Tensor:
+    if has_score(model):
+        return forward_values(model, batch)
+    return forward_logprobs(model, batch, 1.0).logprobs_N
 
 
 def _tokens(count: int) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from cameleer.train import checkpoint, ranks, rollouts
 from cameleer.train.console import progress, step_line, tail, warn
 from cameleer.train.evaluation import Evaluation, check_data
 from cameleer.train.guards import count_parameters, notices, refuse_full_disk, refuse_output
-from cameleer.train.heldout import heldout_accuracy
+from cameleer.train.heldout import heldout_accuracy, ranking_accuracy
 from cameleer.train.learner import Sums
 from cameleer.train.parity import Gap, Parity
 from cameleer.train.probe import probe, worth_probing
@@ -271,7 +271,8 @@ class Run(Session):
             warn(notice)
         size = sum(p.numel() for p in self.learner.model.parameters())
         if self.first_step <= self.recipe.num_steps and worth_probing(self.recipe, size, longest):
-            probe(self.recipe, self.engine, self.learner, longest, answer)
+            engine = self.engine if self.recipe.rollout else None
+            probe(self.recipe, engine, self.learner, longest, answer)
 
     def _compare(self) -> Gap | None:
         """Raises TrainingError where the engine does not sample from the learner's policy."""
@@ -304,6 +305,8 @@ class Run(Session):
         heldout = self.recipe.heldout
         if heldout is None:
             return {}
+        if self.inputs.heldout_pairs.items:
+            return ranking_accuracy(self.learner, self.inputs.heldout_pairs.items)
         return heldout_accuracy(
             self.engine,
             self.pool,
@@ -363,7 +366,7 @@ class Run(Session):
 
     def _show_samples(self, step: int) -> None:
         prompts = (self.inputs.heldout.prompts or self.prompts)[:_NUM_SAMPLES]
-        if not prompts or not ranks.is_main():
+        if not prompts or not self.answers or not ranks.is_main():
             return
         answers = self.engine.generate(
             [Request(p.id, p.tokens) for p in prompts],

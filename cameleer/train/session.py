@@ -21,16 +21,24 @@ from cameleer.data.prompts import Examples, Prompts, check_truths, load_examples
 from cameleer.data.sources import Source
 from cameleer.errors import ModelError, RecipeError, RunError, TrainingError
 from cameleer.log import quiet_libraries
-from cameleer.models.load import check_vocabulary, load_config, load_model, load_tokenizer
-from cameleer.recipe import Recipe, to_json
+from cameleer.models.heads import add_pad_token, fit_to_tokenizer, load_scorer
+from cameleer.models.load import (
+    check_same_tokens,
+    check_vocabulary,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from cameleer.recipe import Model, Optim, Recipe, to_json
 from cameleer.rollout.engine import RolloutEngine, Sampling
 from cameleer.rollout.torch_engine import TorchEngine
 from cameleer.train import ranks, rollouts
 from cameleer.train.guards import refuse_overlap
 from cameleer.train.learner import Sums
 from cameleer.train.metrics import engine_metrics
+from cameleer.train.model_reward import ModelReward
 from cameleer.train.optimizer import MasterAdamW
-from cameleer.train.torch_learner import TorchLearner
+from cameleer.train.torch_learner import TorchLearner, Trained
 from cameleer.types import Group
 from cameleer.verifiers.isolate import VerifierPool
 
@@ -50,6 +58,8 @@ class Inputs:
     prompts: Prompts
     examples: Examples
     heldout: Prompts
+    heldout_pairs: Examples
+    """What a reward model is measured on."""
     longest: int
     """Tokens of the longest sequence that the run can meet."""
     longest_answer: int
@@ -76,15 +86,23 @@ def read_inputs(recipe: Recipe) -> Inputs:
     config, tokenizer = load_config(source), load_tokenizer(source)
     check_vocabulary(tokenizer, config, source)
     with_template(tokenizer, recipe.model.chat_template, source)
+    ranks_pairs = recipe.algorithm.trains == "reward_model"
+    add_pad_token(tokenizer, apart_from_eos=ranks_pairs)
+    for what, other in _others(recipe).items():
+        check_same_tokens(tokenizer, load_tokenizer(resolve(other)), other, what)
     prompts = heldout = Prompts((), 0)
-    examples = Examples([])
+    examples = heldout_pairs = Examples([])
     limit = recipe.rollout.max_prompt_tokens if recipe.rollout else recipe.max_tokens
     if recipe.rollout:
         prompts = _checked_prompts(recipe, recipe.data, tokenizer, limit)
     else:
         load = load_pairs if recipe.algorithm.learns_from == "pairs" else load_examples
         examples = load(recipe.data, tokenizer, max_tokens=recipe.max_tokens)
-    if recipe.heldout:
+    if recipe.heldout and ranks_pairs:
+        heldout_pairs = load_pairs(recipe.heldout.sources, tokenizer, max_tokens=limit)
+        kept = heldout_pairs.items[: recipe.heldout.num_prompts]
+        heldout_pairs = dataclasses.replace(heldout_pairs, items=kept)
+    elif recipe.heldout:
         heldout = _checked_prompts(recipe, recipe.heldout.sources, tokenizer, limit)
         heldout = Prompts(heldout.prompts[: recipe.heldout.num_prompts], heldout.too_long)
     answer, its_name = recipe.rollout.max_tokens if recipe.rollout else 0, "rollout.max_tokens"
@@ -104,9 +122,9 @@ def read_inputs(recipe: Recipe) -> Inputs:
             f"The longest sequence has {longest} tokens, and {source} attends to the last "
             f"{sliding} only, which is not implemented. Lower max_prompt_tokens or max_tokens."
         )
-    refuse_overlap(prompts, examples, heldout)
+    refuse_overlap(prompts, examples, heldout, heldout_pairs)
     answer = answer or max(sum(e.mask) for e in examples.sequences)
-    return Inputs(tokenizer, config, prompts, examples, heldout, longest, answer)
+    return Inputs(tokenizer, config, prompts, examples, heldout, heldout_pairs, longest, answer)
 
 
 class Session:
@@ -122,11 +140,15 @@ class Session:
             self.learner = _make_learner(recipe, self.inputs)
         self.prompts, self.examples = self.inputs.prompts.prompts, self.inputs.examples.items
         rollout = recipe.rollout
-        self.engine: RolloutEngine = TorchEngine(
-            self.learner.model,
-            self.inputs.tokenizer,
-            num_slots=rollout.num_slots if rollout else _HELDOUT_SLOTS[recipe.runtime.device],
-        )
+        self.answers = recipe.algorithm.trains == "policy"
+        """False for a reward model, which has no engine."""
+        if self.answers:
+            self.engine: RolloutEngine = TorchEngine(
+                self.learner.model,
+                self.inputs.tokenizer,
+                num_slots=rollout.num_slots if rollout else _HELDOUT_SLOTS[recipe.runtime.device],
+            )
+        self.reward_model = _load_reward_model(recipe, self.inputs.tokenizer)
         self.pool = VerifierPool(
             dict(recipe.verifiers), num_workers=recipe.runtime.num_verifier_workers
         )
@@ -150,7 +172,7 @@ class Session:
         recipe = self.recipe
         asked = to_json(recipe)
         start = {
-            "weights": self.learner.identity(),
+            "weights": self._weights(),
             "data": [fingerprint(source) for source in recipe.data],
         }
         fixed = {k: v for k, v in asked.items() if k not in MAY_CHANGE | {"name", "model", "data"}}
@@ -159,13 +181,14 @@ class Session:
 
     def refuse_other_start(self, manifest: dict[str, Any]) -> None:
         """Raises RunError where weights, data or ranks are not those that a run started with."""
-        for what, now in self.learner.identity().items():
-            then = manifest["weights"][what]
+        for what, now in self._weights().items():
+            then = manifest["weights"].get(what)
             if now != then:
+                start = _others(self.recipe).get(what, self.recipe.model.source)
                 raise RunError(
-                    f"{self.recipe.model.source} is not the {what} that this run started from: its "
-                    f"weights hash to {str(now)[:12]}, and did to {str(then)[:12]}. Put the old "
-                    "weights back; another start is another run."
+                    f"{start} is not the {what} that "
+                    f"this run started from: its weights hash to {str(now)[:12]}, and did to "
+                    f"{str(then)[:12]}. Put the old weights back; another start is another run."
                 )
         for source, then in zip(self.recipe.data, manifest["data"], strict=True):
             now = fingerprint(source)
@@ -182,15 +205,27 @@ class Session:
                 f"--nproc-per-node {manifest['world_size']}."
             )
 
+    def _weights(self) -> dict[str, Any]:
+        """Hashes of all models that the run begins with."""
+        found = self.learner.identity()
+        if self.reward_model is not None:
+            found["reward model"] = self.reward_model.hash
+        return found
+
     def restore(self, checkpoint: Path) -> None:
         """Continue from a checkpoint's weights, optimizer and groups in waiting."""
         self.learner.load(checkpoint)
-        self.engine.load(version=self.learner.version)
+        self.publish()
         by_id = {prompt.id: prompt for prompt in self.prompts}
         self.ahead = {
             int(path.stem.removeprefix("step_")): rollouts.read(path, by_id)
             for path in sorted((checkpoint / "ahead").glob("step_*.parquet"))
         }
+
+    def publish(self) -> None:
+        """Tell the engine that the learner's weights are others."""
+        if self.answers:
+            self.engine.load(version=self.learner.version)
 
     def keep_rollouts(self, step: int, groups: Sequence[Group], batch: Batch) -> None:
         """Where a run writes a step's completions down before the update. A session does not."""
@@ -210,10 +245,15 @@ class Session:
         found, logprobs_N = self.learner.forward_backward(minibatch)
         loss = found.total["loss"]
         optim = self.learner.step() if math.isfinite(loss) else {}
-        norm = optim.get("optim/grad_norm", math.nan)
-        if not math.isfinite(norm):
-            what = f"gradient norm is {norm}" if math.isfinite(loss) else f"loss is {loss}"
-            raise TrainingError(f"Step {step}: the {what}, so no update was made.")
+        wrong = f"loss is {loss}" if not optim else ""
+        for name, value in optim.items():
+            if not math.isfinite(value):
+                wrong = f"{name.removeprefix('optim/').replace('_', ' ')} is {value}"
+        if wrong:
+            raise TrainingError(
+                f"Step {step}: the {wrong.replace('grad norm', 'gradient norm')}, so no update was "
+                "made."
+            )
         for name, total in found.total.items():
             sums.add(name, total, found.count[name])
         for name, value in optim.items():
@@ -223,31 +263,61 @@ class Session:
 
 def _make_learner(recipe: Recipe, inputs: Inputs) -> TorchLearner:
     source, device = resolve(recipe.model.source), recipe.runtime.device
+    dtype = recipe.model.dtype
 
     def load_policy() -> Any:
-        return load_model(source, recipe.model.dtype, device)
+        policy = load_model(source, dtype, device)
+        fit_to_tokenizer(policy, inputs.tokenizer)
+        return policy
 
-    policy, optim = load_policy(), recipe.optim
-    optimizer = MasterAdamW(
-        policy,
-        lr=optim.learning_rate,
-        betas=optim.betas,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        warmup_steps=optim.warmup_steps,
-        schedule=optim.schedule,
-        num_updates=recipe.num_updates,
-    )
+    def new_scorer(of: Model) -> Any:
+        scorer = load_scorer(resolve(of.source), of.dtype, device, seed=recipe.seed)
+        fit_to_tokenizer(scorer, inputs.tokenizer)
+        return scorer
+
+    def trained(model: Any, optim: Optim) -> Trained:
+        optimizer = MasterAdamW(
+            model,
+            lr=optim.learning_rate,
+            betas=optim.betas,
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+            warmup_steps=optim.warmup_steps,
+            schedule=optim.schedule,
+            num_updates=recipe.num_updates,
+        )
+        return Trained(model, optimizer, optim.max_grad_norm)
+
+    answers = recipe.algorithm.trains == "policy"
+    value = recipe.value_model
     return TorchLearner(
-        policy,
+        trained(load_policy() if answers else new_scorer(recipe.model), recipe.optim),
         inputs.tokenizer,
         recipe.algorithm,
-        optimizer,
         temperature=recipe.rollout.temperature if recipe.rollout else 1.0,
-        max_grad_norm=optim.max_grad_norm,
         micro_batch_tokens=recipe.runtime.micro_batch_tokens,
         load_reference=load_policy if "reference" in recipe.algorithm.needs else None,
+        value=trained(new_scorer(value), recipe.value_optim or recipe.optim) if value else None,
     )
+
+
+def _load_reward_model(recipe: Recipe, tokenizer: Any) -> ModelReward | None:
+    term = recipe.reward_model
+    if term is None:
+        return None
+    model = load_scorer(resolve(term.source), term.dtype, recipe.runtime.device)
+    fit_to_tokenizer(model, tokenizer)
+    return ModelReward(term, model, recipe.runtime.micro_batch_tokens)
+
+
+def _others(recipe: Recipe) -> dict[str, str]:
+    """Sources of the models that read the policy's tokens, by what they are."""
+    found = {}
+    if recipe.value_model:
+        found["value model"] = recipe.value_model.source
+    if recipe.reward_model:
+        found["reward model"] = recipe.reward_model.source
+    return found
 
 
 def _checked_prompts(

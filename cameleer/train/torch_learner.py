@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cameleer.algorithms import Algorithm
-from cameleer.batch import Batch
+from cameleer.algorithms import ActorCritic, Algorithm
+from cameleer.batch import Batch, Loss, Output
 from cameleer.files import reached
 from cameleer.log import quiet_libraries
 from cameleer.models.export import foreign_names, verify_export
-from cameleer.models.load import load_model, weights_hash
+from cameleer.models.heads import forward_scores, forward_values, has_score, load_like
+from cameleer.models.load import weights_hash
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.train import ranks
 from cameleer.train.console import warn
@@ -26,6 +28,15 @@ from cameleer.train.optimizer import MasterAdamW
 from cameleer.types import DType
 
 _STATE = "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model and what updates it."""
+
+    model: nn.Module
+    optimizer: MasterAdamW
+    max_grad_norm: float
 
 
 class TorchLearner:
@@ -37,32 +48,38 @@ class TorchLearner:
 
     def __init__(
         self,
-        model: nn.Module,
+        policy: Trained,
         tokenizer: Any,
         algorithm: Algorithm,
-        optimizer: MasterAdamW,
         *,
         temperature: float,
-        max_grad_norm: float,
         micro_batch_tokens: int,
         load_reference: Callable[[], nn.Module] | None = None,
+        value: Trained | None = None,
     ) -> None:
         """
         Args:
+            policy: A language model, or a reward model where the algorithm trains one.
             load_reference: Loads the frozen reference policy; None where no algorithm needs one.
+            value: The value model of an algorithm that is an ActorCritic.
         """
         self.version = 0
-        self.model = model
+        self.model = policy.model
         self.tokenizer = tokenizer
         self._algorithm = algorithm
-        self._optimizer = optimizer
+        self._value = value
+        self._trained = {"": policy} if value is None else {"": policy, "value_": value}
+        """By the prefix of their files and metrics."""
         self._temperature = temperature
-        self._max_grad_norm = max_grad_norm
         self._micro_batch_tokens = micro_batch_tokens
         self._reference = load_reference() if load_reference else None
-        self._policy_hash = weights_hash(model)
-        self._reference_hash = weights_hash(self._reference) if self._reference else None
-        self._device = next(model.parameters()).device
+        self._identity = {
+            "policy": weights_hash(self.model),
+            "reference": weights_hash(self._reference) if self._reference else None,
+        }
+        if value is not None:
+            self._identity["value model"] = weights_hash(value.model)
+        self._device = next(self.model.parameters()).device
         self._export_verified = False
 
     @property
@@ -74,112 +91,164 @@ class TorchLearner:
     def device(self) -> torch.device:
         return self._device
 
+    @property
+    def value(self) -> nn.Module | None:
+        """The value model, where there is one."""
+        return self._value.model if self._value else None
+
     def drop_gradients(self) -> None:
         """Forget what `forward_backward` has added up."""
-        self._optimizer.drop_gradients()
+        for trained in self._trained.values():
+            trained.optimizer.drop_gradients()
 
     def missing_state_bytes(self) -> int:
-        """What the optimizer will allocate at its first step."""
-        return self._optimizer.missing_state_bytes()
+        """What the optimizers will allocate at their first step."""
+        return sum(each.optimizer.missing_state_bytes() for each in self._trained.values())
 
     def identity(self) -> dict[str, Any]:
-        return {"policy": self._policy_hash, "reference": self._reference_hash}
+        return dict(self._identity)
 
     @torch.no_grad()
     def score(self, name: str, batch: Batch) -> Batch:
-        model = {"old": self.model, "reference": self._reference}[name]
-        assert model is not None, "the run loads the reference when the algorithm needs it"
-        logprobs_N = torch.zeros(len(batch.tokens_N), dtype=torch.float32)
-        for rows in self._micro_batches(batch):
+        scores_N = torch.zeros(len(batch.tokens_N), dtype=torch.float32)
+        for rows in micro_batches(batch, self._micro_batch_tokens):
             micro = batch.select(rows).to(self._device)
-            found = forward_logprobs(model, micro, self._temperature)
-            logprobs_N[batch.places(rows)] = found.logprobs_N.cpu()
+            if name == "value":
+                assert self._value is not None, "the run loads what the algorithm needs"
+                found_N = forward_values(self._value.model, micro)
+            else:
+                model = {"old": self.model, "reference": self._reference}[name]
+                assert model is not None, "the run loads the reference when the algorithm needs it"
+                found_N = forward_logprobs(model, micro, self._temperature).logprobs_N
+            scores_N[batch.places(rows)] = found_N.cpu()
         # Each rank filled in its own sequences.
-        ranks.sum_tensor(logprobs_N)
+        ranks.sum_tensor(scores_N)
+        if name == "value":
+            return replace(batch, values_N=scores_N)
         if name == "old":
-            return replace(batch, old_logprobs_N=logprobs_N)
-        return replace(batch, reference_logprobs_N=logprobs_N)
+            return replace(batch, old_logprobs_N=scores_N)
+        return replace(batch, reference_logprobs_N=scores_N)
+
+    @torch.no_grad()
+    def rewards(self, batch: Batch) -> Tensor:
+        """The scores that the reward model it trains gives to sequences now. Shape B."""
+        scores_B = torch.zeros(batch.num_sequences, dtype=torch.float32)
+        for rows in micro_batches(batch, self._micro_batch_tokens):
+            scores_B[rows] = forward_scores(self.model, batch.select(rows).to(self._device)).cpu()
+        return ranks.sum_tensor(scores_B)
 
     def forward_backward(self, minibatch: Batch) -> tuple[Sums, Tensor]:
         sums = Sums()
         logprobs_N = torch.zeros(len(minibatch.tokens_N), dtype=torch.float32)
-        for rows in self._micro_batches(minibatch):
+        for rows in micro_batches(minibatch, self._micro_batch_tokens):
             micro = minibatch.select(rows).to(self._device)
-            output = forward_logprobs(self.model, micro, self._temperature)
+            output = self._forward(micro)
             logprobs_N[minibatch.places(rows)] = output.logprobs_N.detach().cpu()
-            loss = self._algorithm.loss(micro, output)
-            weights = micro.weights_N if loss.per == "token" else micro.weights_B
-            assert weights is not None, "the loop weighs the minibatch before any split"
-            total = (loss.values * weights).sum()
-            total.backward()
-            sums.add("loss", float(total.detach()))
-            assert output.entropy_N is not None
-            metrics_N = {"policy/entropy": output.entropy_N, **loss.metrics_N}
-            for name, values_N in metrics_N.items():
-                _add_mean(sums, name, values_N, micro.learned_N)
-            counted_B = micro.chosen_B
-            if counted_B is None:
-                counted_B = torch.ones_like(micro.lengths_B, dtype=torch.bool)
-            for name, values_B in loss.metrics_B.items():
-                _add_mean(sums, name, values_B, counted_B)
+            sums.add("loss", _backward(micro, self._algorithm.loss(micro, output), sums))
+            if output.entropy_N is not None:
+                _add_mean(sums, "policy/entropy", output.entropy_N, micro.learned_N)
+            if self._value is not None:
+                assert isinstance(self._algorithm, ActorCritic)
+                output = output._replace(values_N=forward_values(self._value.model, micro))
+                _backward(micro, self._algorithm.value_loss(micro, output), sums)
         return _sum_metrics_over_ranks(sums), ranks.sum_tensor(logprobs_N)
 
     def step(self) -> dict[str, float]:
-        for master in self._optimizer.masters:
-            if master.grad is None:
-                # A rank without sequences joins with zeros, or the others would wait forever.
-                master.grad = torch.zeros_like(master)
-            ranks.sum_tensor(master.grad)
-        metrics = self._optimizer.step(self.version, self._max_grad_norm)
+        norms: dict[str, float] = {}
+        for name, trained in self._trained.items():
+            for master in trained.optimizer.masters:
+                if master.grad is None:
+                    # A rank without sequences joins with zeros, or the others would wait forever.
+                    master.grad = torch.zeros_like(master)
+                ranks.sum_tensor(master.grad)
+            norms[f"optim/{name}grad_norm"] = trained.optimizer.clip(trained.max_grad_norm)
+        if not all(math.isfinite(norm) for norm in norms.values()):
+            self.drop_gradients()
+            return norms
+        rates = {
+            f"optim/{name}learning_rate": trained.optimizer.step(self.version)
+            for name, trained in self._trained.items()
+        }
         self.version += 1
-        return metrics
+        return norms | rates
 
     def save(self, directory: Path) -> None:
+        for name, trained in self._trained.items():
+            self._save(trained, directory, name)
+        self._export_verified = True
+
+    def load(self, directory: Path) -> None:
+        for name, trained in self._trained.items():
+            model, state = trained.model, directory / f"{name}{_STATE}"
+            with quiet_libraries():
+                stored = load_like(model, directory / f"{name}model", dtype_name(model))
+            model.load_state_dict(stored.state_dict())
+            trained.optimizer.restore(load_file(state))
+            with safe_open(state, "pt") as file:
+                self.version = int(file.metadata()["version"])
+
+    def _forward(self, micro: Batch) -> Output:
+        if not has_score(self.model):
+            return forward_logprobs(self.model, micro, self._temperature)
+        nothing_N = torch.zeros(len(micro.tokens_N), device=self._device)
+        return Output(nothing_N, scores_B=forward_scores(self.model, micro))
+
+    def _save(self, trained: Trained, directory: Path, name: str) -> None:
+        model: Any = trained.model
+        export = directory / f"{name}model"
         with quiet_libraries():
-            self.model.save_pretrained(directory / "model")  # type: ignore[operator]
-            self.tokenizer.save_pretrained(directory / "model")
+            model.save_pretrained(export)
+            self.tokenizer.save_pretrained(export)
             if not self._export_verified:
                 # Names and tensors are the same at every later save.
-                verify_export(self.model, directory / "model", dtype_name(self.model))
-                foreign = foreign_names(directory / "model", str(self.model.name_or_path))
+                verify_export(model, export, dtype_name(model))
+                foreign = foreign_names(export, str(model.name_or_path))
                 if foreign:
                     warn(
                         f"{len(foreign)} tensors of the export have names that the checkpoint it "
                         f"started from does not have, {foreign[0]} among them. Other engines may "
                         "not load it."
                     )
-                self._export_verified = True
         reached("checkpoint/model")
-        tensors = {k: v.cpu().contiguous() for k, v in self._optimizer.tensors().items()}
-        save_file(tensors, directory / _STATE, metadata={"version": str(self.version)})
+        tensors = {k: v.cpu().contiguous() for k, v in trained.optimizer.tensors().items()}
+        save_file(tensors, directory / f"{name}{_STATE}", metadata={"version": str(self.version)})
         reached("checkpoint/optimizer")
 
-    def load(self, directory: Path) -> None:
-        with quiet_libraries():
-            stored = load_model(str(directory / "model"), dtype_name(self.model), "cpu")
-        self.model.load_state_dict(stored.state_dict())
-        self._optimizer.restore(load_file(directory / _STATE))
-        with safe_open(directory / _STATE, "pt") as file:
-            self.version = int(file.metadata()["version"])
 
-    def _micro_batches(self, batch: Batch) -> Iterator[Tensor]:
-        """Indices of this rank's sequences, a micro-batch at a time."""
-        atoms = [(row,) for row in range(batch.num_sequences)]
-        if batch.pair_B is not None:
-            atoms = list(zip(*(rows.tolist() for rows in batch.pairs), strict=True))
-        lengths = [sum(int(batch.lengths_B[row]) for row in atom) for atom in atoms]
-        # Sorted by length and dealt out in turn: ranks get like work, micro-batches little waste.
-        order = sorted(range(len(atoms)), key=lambda i: -lengths[i])
-        rows: list[int] = []
-        num_tokens = 0
-        for i in order[ranks.rank() :: ranks.world_size()]:
-            if rows and num_tokens + lengths[i] > self._micro_batch_tokens:
-                yield torch.tensor(rows)
-                rows, num_tokens = [], 0
-            rows += atoms[i]
-            num_tokens += lengths[i]
-        if rows:
+def micro_batches(batch: Batch, num_tokens: int) -> Iterator[Tensor]:
+    """Indices of this rank's sequences: so many tokens at a time, or one sequence or pair."""
+    atoms = [(row,) for row in range(batch.num_sequences)]
+    if batch.pair_B is not None:
+        atoms = list(zip(*(rows.tolist() for rows in batch.pairs), strict=True))
+    lengths = [sum(int(batch.lengths_B[row]) for row in atom) for atom in atoms]
+    # Sorted by length and dealt out in turn: ranks get like work, micro-batches little waste.
+    order = sorted(range(len(atoms)), key=lambda i: -lengths[i])
+    rows: list[int] = []
+    taken = 0
+    for i in order[ranks.rank() :: ranks.world_size()]:
+        if rows and taken + lengths[i] > num_tokens:
             yield torch.tensor(rows)
+            rows, taken = [], 0
+        rows += atoms[i]
+        taken += lengths[i]
+    if rows:
+        yield torch.tensor(rows)
+
+
+def _backward(micro: Batch, loss: Loss, sums: Sums) -> float:
+    """Add the gradient of a weighted loss, and its metrics. Returns the loss."""
+    weights = micro.weights_N if loss.per == "token" else micro.weights_B
+    assert weights is not None, "the loop weighs the minibatch before any split"
+    total = (loss.values * weights).sum()
+    total.backward()
+    for name, values_N in loss.metrics_N.items():
+        _add_mean(sums, name, values_N, micro.learned_N)
+    counted_B = micro.chosen_B
+    if counted_B is None:
+        counted_B = torch.ones_like(micro.lengths_B, dtype=torch.bool)
+    for name, values_B in loss.metrics_B.items():
+        _add_mean(sums, name, values_B, counted_B)
+    return float(total.detach())
 
 
 def _add_mean(sums: Sums, name: str, values: Tensor, counted: Tensor) -> None:

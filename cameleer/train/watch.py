@@ -21,7 +21,7 @@ class Watch:
 
     def step(self, step: int, metrics: Mapping[str, float]) -> list[str]:
         """The warnings that this step gives rise to."""
-        if "groups/zero_variance" not in metrics:
+        if "finish/length" not in metrics:
             return []
         self._latest.append(metrics)
         found = dict(self._problems(step))
@@ -44,7 +44,9 @@ class Watch:
                 + ". Raise rollout.max_tokens, or start from a policy that ends its answers: one "
                 "fine-tuned with this chat template.",
             )
-        elif len(latest) == _ALIKE_STEPS and all(m["groups/zero_variance"] == 1 for m in latest):
+        elif len(latest) == _ALIKE_STEPS and all(
+            m.get("groups/zero_variance") == 1 for m in latest
+        ):
             wrong = sum(m["groups/all_wrong"] for m in latest) / len(latest)
             right = sum(m["groups/all_right"] for m in latest) / len(latest)
             yield (

@@ -89,7 +89,7 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest(model: Path, tmp_pat
         (
             {"rollout": Rollout(num_prompts=4, group_size=1, max_tokens=8)},
             "GRPO compares completions of the same prompt, and rollout.group_size is 1. Set it to "
-            "2 or more (Tulu 3.1 used 16).",
+            "2 or more (Tulu 3.1 used 16), or use PPO.",
         ),
         (
             {"rollout": Rollout(num_prompts=4, group_size=4, max_tokens=8, temperature=0.0)},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fakes import grpo, held_out, sft
+from fakes import dpo, grpo, held_out, ppo, reward_model, sft
 from rich.text import Text
 
+from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.report.curve import read_metrics
 from cameleer.train.console import step_line
@@ -36,10 +38,14 @@ def test_the_page_is_what_the_table_makes():
     assert PAGE.read_text(encoding="utf-8") == page(), remedy
 
 
-@pytest.mark.parametrize("kind", [grpo, sft])
+@pytest.mark.parametrize("kind", [grpo, sft, dpo, reward_model, ppo])
 def test_every_key_that_a_run_writes_is_documented(model: Path, tmp_path: Path, kind: object):
     assert callable(kind)
-    (directory,) = run(kind(model, tmp_path, heldout=held_out(), num_steps=2))
+    heldout = held_out()
+    if kind is reward_model:
+        pairs = Source(path="fakes:preferences", format="preference", split="test")
+        heldout = replace(heldout, sources=(pairs,))
+    (directory,) = run(kind(model, tmp_path, heldout=heldout, num_steps=2))
     keys = {key for line in read_metrics(directory) for key in line} - {"step"}
     assert {key for key in keys if find(key) is None} == set()
 

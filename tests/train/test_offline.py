@@ -14,7 +14,7 @@ from cameleer.distributed.launch import run
 from cameleer.errors import CameleerError
 from cameleer.recipe import Model, Optim, Rollout, Runtime
 from cameleer.report.curve import read_metrics, series
-from cameleer.train.offline import pack
+from cameleer.train.packing import pack
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -115,7 +115,7 @@ def test_a_probe_leaves_no_gradient_and_no_other_random_state(
     assert torch.equal(torch.get_rng_state(), before)
     assert started.learner.version == 0 == started.engine.version
     assert all(p.grad is None for p in started.learner.model.parameters())
-    assert all(m.grad is None for m in started.learner._optimizer.masters)
+    assert all(m.grad is None for m in started.learner._trained[""].optimizer.masters)
 
 
 class Full:

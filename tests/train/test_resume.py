@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fakes import Explodes, dpo, grpo, held_out, sft, tiny_llama
+from fakes import Explodes, dpo, grpo, held_out, ppo, reward_model, sft, tiny_llama
 from safetensors.torch import load_file
 
 from cameleer.algorithms.grpo import GRPO
@@ -32,7 +32,9 @@ def same_metrics(directory: Path) -> list[dict[str, Any]]:
 
 
 def assert_equal_to_the_bit(one: Path, other: Path) -> None:
-    for name in ("model/model.safetensors", "optimizer.safetensors"):
+    names = sorted(str(path.relative_to(one)) for path in one.rglob("*.safetensors"))
+    assert names == sorted(str(path.relative_to(other)) for path in other.rglob("*.safetensors"))
+    for name in names:
         ours, theirs = load_file(one / name), load_file(other / name)
         assert ours.keys() == theirs.keys()
         for key in ours:
@@ -47,7 +49,7 @@ def in_two_parts(recipe: Recipe, first: int) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", [sft, dpo, grpo])
+@pytest.mark.parametrize("kind", [sft, dpo, reward_model, ppo, grpo])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     model: Path, tmp_path: Path, kind: Any, dtype: Any
 ):
@@ -58,6 +60,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert same_metrics(whole) == same_metrics(parts)
     for file in sorted((whole / "rollouts").iterdir()):
         assert pq.read_table(file).equals(pq.read_table(parts / "rollouts" / file.name))
+    if kind is ppo:
+        assert (whole / "checkpoints/step_4/value_model/model.safetensors").exists()
 
 
 def test_a_crash_after_the_checkpoint_leaves_nothing_behind(model: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cameleer.batch import Batch
 from cameleer.models.load import load_model, load_tokenizer
 from cameleer.train.learner import Learner, Sums
 from cameleer.train.optimizer import MasterAdamW
-from cameleer.train.torch_learner import TorchLearner
+from cameleer.train.torch_learner import TorchLearner, Trained
 
 LENGTHS = (9, 4, 17, 6, 12, 5, 8, 30)
 
@@ -26,12 +27,10 @@ def learner(model: Path, micro_batch_tokens: int) -> TorchLearner:
         policy, lr=1e-2, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, warmup_steps=0
     )
     return TorchLearner(
-        policy,
+        Trained(policy, optimizer, max_grad_norm=1.0),
         load_tokenizer(str(model)),
         GRPO(beta=0.1),
-        optimizer,
         temperature=1.0,
-        max_grad_norm=1.0,
         micro_batch_tokens=micro_batch_tokens,
         load_reference=lambda: load_model(str(model), "float32", "cpu"),
     )
@@ -106,3 +105,18 @@ def test_the_reference_stays_while_the_policy_moves(model: Path):
 
 def test_the_learner_is_what_the_loops_ask_for(model: Path):
     assert isinstance(learner(model, 1), Learner)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_no_number_updates_nothing(model: Path, bad: float):
+    subject, batch = learner(model, 64), minibatch("token")
+    subject.forward_backward(batch)
+    subject.step()
+    before = {k: v.clone() for k, v in subject.model.state_dict().items()}
+    assert batch.weights_N is not None
+    subject.forward_backward(replace(batch, weights_N=batch.weights_N * bad))
+    metrics = subject.step()
+    assert not math.isfinite(metrics["optim/grad_norm"]) and subject.version == 1
+    after = subject.model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(p.grad is None for p in subject.model.parameters())
