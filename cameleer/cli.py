@@ -165,6 +165,7 @@ def _add_data_arguments(tools: argparse._SubParsersAction[argparse.ArgumentParse
     add("--output", type=Path, required=True, help="a .jsonl file for the pairs")
     add("--right", type=Path, help="a .jsonl file for one right answer to each question")
     add("--samples", type=int, default=8, help="answers to each question")
+    add("--reward-model", metavar="MODEL", help="adds its score to what the verifiers give")
     add("--temperature", type=float, default=1.0)
     add("--max-tokens", type=int, default=512, help="longest answer")
     add("--max-prompt-tokens", type=int, default=2048, help="longer questions are left out")
@@ -246,15 +247,16 @@ def _check(reference: str, rest: Sequence[str]) -> int:
 
 
 def _replay(directory: Path, step: int, reference: str | None, rest: Sequence[str]) -> int:
-    from cameleer.distributed.launch import stages
     from cameleer.overrides import override
-    from cameleer.recipe import Ladder, load
+    from cameleer.recipe import Ladder, Recipe, load
+    from cameleer.train.ladder import placed_stages
     from cameleer.train.replay import replay, report
 
     recipe = None
     if reference:
         named = override(load(reference), rest, prog=f"cameleer replay --recipe {reference}")
-        of_run = stages(named) if isinstance(named, Ladder) else [named]
+        placed = placed_stages(named) if isinstance(named, Ladder) else [named]
+        of_run = [stage for stage in placed if isinstance(stage, Recipe)]
         recipe = next((stage for stage in of_run if stage.name == directory.name), of_run[0])
     return report(directory, step, replay(directory, step, recipe))
 

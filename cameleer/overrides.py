@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 import docstring_parser
 import tyro
 
-from cameleer.recipe import Ladder, Recipe
+from cameleer.recipe import Curate, Ladder, Recipe
 
 R = TypeVar("R", bound=Recipe | Ladder)
 
@@ -89,7 +89,9 @@ def _is_record(value: Any) -> bool:
 def _members(value: Any) -> dict[str, Any]:
     """The dataclasses in a mapping by key, and in a tuple by name (stages) or place."""
     if isinstance(value, tuple):
-        value = {v.name if isinstance(v, Recipe) else str(i): v for i, v in enumerate(value)}
+        value = {
+            v.name if isinstance(v, Recipe | Curate) else str(i): v for i, v in enumerate(value)
+        }
     if isinstance(value, Mapping) and all(dataclasses.is_dataclass(v) for v in value.values()):
         return dict(value)
     return {}

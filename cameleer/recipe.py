@@ -144,6 +144,8 @@ class Eval:
     """Names of ``cameleer eval --list``, or file.py:NAME."""
     every: int = 40
     """Steps between them. 0: only before and after."""
+    at_start: bool = True
+    """Also before the first step."""
     profile: Literal["smoke", "dev", "full"] = "dev"
     """dev asks up to 200 instances of each, the same every time."""
     data: str = ""
@@ -239,33 +241,116 @@ class Recipe:
 
     def validate(self) -> None:
         """Raises RecipeError for what is wrong without looking at model or data."""
+        _refuse_stages(self)
         for problem in _problems(self):
             raise RecipeError(problem)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Curate:
+    """A stage of a ladder that trains nothing: a policy's own answers, rated, become data.
+
+    Its directory gets ``pairs.jsonl``, the best and worst answer to each question, and
+    ``right.jsonl``, one right answer to each (rejection sampling). A later stage reads them as
+    ``Source(path="stage:NAME", format="preference")`` and
+    ``Source(path="stage:NAME/right", format="chat")``.
+    """
+
+    name: str
+    model: Model
+    data: tuple[Source, ...]
+    """Questions. The first `rollout.num_prompts` in the order of the seed are answered."""
+    rollout: Rollout
+    verifiers: Mapping[str, Verifier] = field(default_factory=dict)
+    reward_model: RewardTerm | None = None
+    """Its weighted score is added to what the verifiers give."""
+    seed: int = 1
+    runtime: Runtime = Runtime()
+    output: Output = Output()
+    """Of it `directory` alone is read."""
+
+    @property
+    def directory(self) -> Path:
+        return Path(self.output.directory) / self.name
+
+    def validate(self) -> None:
+        """Raises RecipeError for what is wrong without looking at model or data."""
+        _refuse_stages(self)
+        for problem in _curate_problems(self):
+            raise RecipeError(problem)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ladder:
-    """Stages, each of which starts from the policy that the one before ended with."""
+    """Stages, one after the other, that start from what earlier ones ended with.
+
+    A stage names an earlier one in place of a model or file: ``Model(source="stage:sft")``, also
+    for a value or reward model, and ``Source(path="stage:pairs")`` for what a Curate stage made.
+    """
 
     name: str
     """The stages are written to directories below this one's."""
-    stages: tuple[Recipe, ...]
+    stages: tuple[Recipe | Curate, ...]
     seed: int | None = None
     """Seed of all stages. None leaves each its own."""
+    evals: Eval | None = None
+    """Benchmarks for every stage that trains a policy and names none: before the first of them,
+    and after each."""
 
     def validate(self) -> None:
         """Raises RecipeError for what is wrong without looking at model or data."""
         self.validate_names()
         for stage in self.stages:
-            stage.validate()
+            problems = _problems(stage) if isinstance(stage, Recipe) else _curate_problems(stage)
+            for problem in problems:
+                raise RecipeError(f"{stage.name}: {problem}")
 
     def validate_names(self) -> None:
-        """Raises RecipeError where two stages would write to the same directory."""
+        """Raises RecipeError where two stages would write to the same directory, or one names
+        another that is not before it."""
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names) or not names:
             raise RecipeError(
                 f"The stages of ladder {self.name} are {names}; names have to differ."
             )
+        for number, stage in enumerate(self.stages):
+            before = {other.name: other for other in self.stages[:number]}
+            for reference in stage_references(stage):
+                name = reference.removeprefix("stage:").partition("/")[0]
+                if name not in before:
+                    raise RecipeError(
+                        f"Stage {stage.name} names {reference}, and before it come "
+                        f"{', '.join(before) or 'none'}.{nearest(name, before)}"
+                    )
+                is_data = reference in {source.path for source in stage_sources(stage)}
+                if is_data != isinstance(before[name], Curate):
+                    made = "data" if isinstance(before[name], Curate) else "a model"
+                    raise RecipeError(
+                        f"Stage {stage.name} names {reference} as "
+                        f"{'data' if is_data else 'a model'}, and {name} makes {made}."
+                    )
+
+
+def stage_sources(stage: Recipe | Curate) -> list[Source]:
+    """What a stage reads: to learn from, and held out."""
+    heldout = stage.heldout if isinstance(stage, Recipe) else None
+    return [*stage.data, *(heldout.sources if heldout else ())]
+
+
+def stage_references(stage: Recipe | Curate) -> list[str]:
+    """The ``stage:NAME`` of all models and sources that a stage names."""
+    models = [stage.model, stage.reward_model, getattr(stage, "value_model", None)]
+    named = [model.source for model in models if model is not None]
+    named += [source.path for source in stage_sources(stage)]
+    return [reference for reference in named if reference.startswith("stage:")]
+
+
+def _refuse_stages(stage: Recipe | Curate) -> None:
+    for reference in stage_references(stage):
+        raise RecipeError(
+            f"{stage.name} names {reference}, which a ladder alone has. Put it into one behind "
+            "that stage, or name a directory."
+        )
 
 
 def _problems(recipe: Recipe) -> typing.Iterator[str]:
@@ -335,6 +420,8 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
             f"evals.every is {recipe.evals.every} and evals.benchmarks names "
             f"{len(recipe.evals.benchmarks)}: steps count from 0, and one benchmark is the least."
         )
+    if recipe.evals and recipe.evals.floors and not recipe.evals.at_start:
+        yield "evals.floors are shares of the score at the start, and evals.at_start is False."
     if rollout is None:
         if recipe.num_minibatches > 1 or recipe.num_epochs > 1:
             yield (
@@ -388,6 +475,24 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
         yield "The recipe has no `verifiers`, so no completion could be scored. Add one."
 
 
+def _curate_problems(stage: Curate) -> typing.Iterator[str]:
+    for name in _not_numbers(stage):
+        yield f"{name} is not a number (NaN). Give it a value."
+    if stage.rollout.group_size < 2:
+        yield f"rollout.group_size is {stage.rollout.group_size}; a pair takes 2 answers or more."
+    if stage.rollout.temperature <= 0:
+        yield (
+            f"rollout.temperature is {stage.rollout.temperature}: all answers would be equal. Set "
+            "it above 0."
+        )
+    if min(stage.rollout.num_prompts, stage.rollout.num_slots, stage.rollout.max_tokens) < 1:
+        yield "rollout.num_prompts, num_slots and max_tokens have to be 1 or more."
+    if not stage.data:
+        yield "The stage has no `data`. Name at least one Source of questions."
+    if not stage.verifiers and not stage.reward_model:
+        yield "The stage has neither `verifiers` nor a `reward_model`, which rate the answers."
+
+
 def _not_numbers(value: Any, path: str = "") -> typing.Iterator[str]:
     """Fields that hold NaN, which passes every comparison that would refuse it."""
     if isinstance(value, float) and math.isnan(value):
@@ -435,7 +540,7 @@ def named_recipes() -> dict[str, Callable[[], Recipe | Ladder]]:
     return {name: getattr(module, name) for name in module.__all__}
 
 
-def to_json(recipe: Recipe | Ladder) -> dict[str, Any]:
+def to_json(recipe: Recipe | Curate | Ladder) -> dict[str, Any]:
     """The resolved recipe, as stored in recipe.json and read back by `load`."""
     encoded: dict[str, Any] = _encode(recipe)
     return encoded
@@ -466,9 +571,10 @@ def _from_json(path: Path) -> Recipe | Ladder:
     if not isinstance(recipe, Recipe | Ladder):
         raise RecipeError(f"{path} does not hold a recipe, as runs/NAME/recipe.json does.")
     for stage in recipe.stages if isinstance(recipe, Ladder) else (recipe,):
-        sources = (*stage.data, *(stage.heldout.sources if stage.heldout else ()))
-        for reference in (stage.model.source, *(source.path for source in sources)):
-            if ":" in reference and not reference.startswith("cameleer."):
+        models = (stage.model, stage.reward_model, getattr(stage, "value_model", None))
+        named = [model.source for model in models if model is not None]
+        for reference in (*named, *(source.path for source in stage_sources(stage))):
+            if ":" in reference and not reference.startswith(("cameleer.", "stage:")):
                 raise RecipeError(
                     f"{path} names the function {reference}. A recipe.json imports from cameleer "
                     "only, as it may come from anywhere; run the Python file that made it instead."

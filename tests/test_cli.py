@@ -20,7 +20,7 @@ from cameleer.report.curve import read_metrics
 MINE = '''
 """A recipe of a user's own, with a verifier of their own."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from cameleer.algorithms.grpo import GRPO
@@ -81,7 +81,8 @@ def ladder():
         batch_size=4,
         output=OUTPUT,
     )
-    return Ladder(name="both", stages=(sft, grpo()))
+    then = replace(grpo(), model=Model(source="stage:sft"))
+    return Ladder(name="both", stages=(sft, then))
 '''
 
 ENVIRONMENT = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "PYTHONPATH": str(Path.cwd())}

@@ -23,9 +23,10 @@ ORDER = (
     ("evals",),
     ("recipe", "overrides"),
     ("train",),
+    ("curate",),
     ("distributed",),
     ("recipes",),
-    ("report", "release", "serve", "curate", "verify", "evaluate"),
+    ("report", "release", "serve", "verify", "evaluate"),
     ("cli",),
 )
 """A room may import its own modules, and rooms that stand before it."""

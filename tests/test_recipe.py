@@ -91,9 +91,9 @@ def test_a_file_without_a_recipe_is_refused(tmp_path: Path):
 
 def test_an_unknown_name_comes_with_the_nearest():
     with pytest.raises(RecipeError) as error:
-        load("tulu3_8b")
+        load("tulu31_8")
     assert str(error.value) == (
-        "There is no recipe 'tulu3_8b'. Did you mean 'tulu31_8b'? `cameleer recipes` lists them; "
+        "There is no recipe 'tulu31_8'. Did you mean 'tulu31_8b'? `cameleer recipes` lists them; "
         "your own are named file.py:function."
     )
 

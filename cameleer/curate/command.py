@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.text import Text
 
-from cameleer.curate.pairs import Curated, curate
+from cameleer.curate.stage import answered, tell
 from cameleer.data.chat import with_template
 from cameleer.data.preference import load_pairs
-from cameleer.data.prompts import Example, Examples, check_truths, load_examples, load_prompts
+from cameleer.data.prompts import Example, Examples, load_examples, load_prompts
 from cameleer.data.sources import Source
 from cameleer.errors import RecipeError, RunError
+from cameleer.files import write_lines
 from cameleer.log import console, quiet_libraries
+from cameleer.recipe import Curate, Model, RewardTerm, Rollout, Runtime
+from cameleer.types import DType
+from cameleer.verifiers.gsm8k import GSM8K
+from cameleer.verifiers.ifeval import IFEval
+from cameleer.verifiers.math import Math
 
 _NO_LIMIT = 2**31
 
@@ -77,54 +79,44 @@ def make(asked: argparse.Namespace) -> int:
     for path in outputs:
         if path.exists():
             raise RunError(f"{path} exists already. Name another file, or delete it.")
-    curated = _curated(asked)
-    _write(asked.output, curated.pairs)
-    console.print(f"{len(curated.pairs):,} pairs -> {asked.output}", markup=False)
-    for reason, count in curated.dropped.items():
-        console.print(f"{count:,} questions without a pair: {reason}", markup=False)
-    if asked.right is not None:
-        _write(asked.right, curated.right)
-        console.print(f"{len(curated.right):,} right answers -> {asked.right}", markup=False)
+    found, _ = answered(_stage(asked))
+    for path, rows in zip(outputs, (found.pairs, found.right), strict=False):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_lines(path, rows)
+        except OSError as error:
+            raise RunError(f"Cannot write {path}: {error.strerror}. Name another place.") from error
+    tell(found, ", ".join(map(str, outputs)))
     return 0
 
 
-def _curated(asked: argparse.Namespace) -> Curated:
+def _stage(asked: argparse.Namespace) -> Curate:
     import torch
 
-    from cameleer.models.load import load_model, load_tokenizer
-    from cameleer.rollout.engine import Sampling
-    from cameleer.rollout.torch_engine import TorchEngine
-    from cameleer.train.collect import collect
-    from cameleer.verifiers.gsm8k import GSM8K
-    from cameleer.verifiers.ifeval import IFEval
-    from cameleer.verifiers.isolate import VerifierPool
-    from cameleer.verifiers.math import Math
-
-    torch.set_num_threads(asked.threads)
-    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with quiet_libraries():
-        tokenizer = load_tokenizer(asked.model)
-        with_template(tokenizer, asked.chat_template, asked.model)
-        model = load_model(asked.model, "bfloat16" if device == "cuda" else "float32", device)
-    source = _source(asked, max_rows=asked.max_rows)
-    limit = asked.max_prompt_tokens
-    origins: dict[str, str] = {}
-    prompts = load_prompts([source], tokenizer, max_tokens=limit, origins=origins).prompts
-    known: dict[str, Any] = {"gsm8k": GSM8K(), "math": Math(), "ifeval": IFEval()}
-    check_truths(prompts, known, origins)
-    used = {check.verifier for prompt in prompts for check in prompt.checks}
-    engine = TorchEngine(model, tokenizer, num_slots=asked.slots)
-    with VerifierPool({name: known[name] for name in used}, asked.workers) as pool:
-        groups = collect(
-            engine,
-            pool,
-            prompts,
-            Sampling(max_tokens=asked.max_tokens, temperature=asked.temperature),
+    device: Literal["cpu", "cuda"] = asked.device or (
+        "cuda" if torch.cuda.is_available() else "cpu"
+    )
+    dtype: DType = "bfloat16" if device == "cuda" else "float32"
+    judge = RewardTerm(source=asked.reward_model, dtype=dtype) if asked.reward_model else None
+    return Curate(
+        name="pairs",
+        model=Model(source=asked.model, dtype=dtype, chat_template=asked.chat_template),
+        data=(_source(asked, max_rows=asked.max_rows),),
+        verifiers={"gsm8k": GSM8K(), "math": Math(), "ifeval": IFEval()},
+        reward_model=judge,
+        rollout=Rollout(
+            num_prompts=_NO_LIMIT,
             group_size=asked.samples,
-            seed=asked.seed,
-            step=0,
-        )
-    return curate(groups, seed=asked.seed)
+            max_tokens=asked.max_tokens,
+            max_prompt_tokens=asked.max_prompt_tokens,
+            temperature=asked.temperature,
+            num_slots=asked.slots,
+        ),
+        seed=asked.seed,
+        runtime=Runtime(
+            device=device, num_threads=asked.threads, num_verifier_workers=asked.workers
+        ),
+    )
 
 
 def _source(asked: argparse.Namespace, *, max_rows: int | None) -> Source:
@@ -139,17 +131,3 @@ def _tell(found: Examples) -> None:
         console.print(f"{found.truncated:,} cut at --max-tokens")
     for reason, count in found.dropped.items():
         console.print(f"{count:,} left out: {reason}", markup=False)
-
-
-def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """All rows or no file."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise RunError(f"Cannot write {path}: {error.strerror}. Name another place.") from error

@@ -6,9 +6,9 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from cameleer.types import Group, Score
+from cameleer.types import Group
 
 
 @dataclass
@@ -23,56 +23,71 @@ class Curated:
     """Questions without a pair, by reason."""
 
 
-def curate(groups: Sequence[Group], *, seed: int) -> Curated:
+def curate(groups: Sequence[Group], rewards: Sequence[float], *, seed: int) -> Curated:
     """Pair the best and the worst answer to each question.
+
+    A right answer has full scores of all its checks, and is the best of those; without checks it is
+    the best answer.
 
     Only answers that ended by themselves and reached a verdict count: a cut one, rendered as a
     turn, would have an end that the policy never wrote. Among equals the seed draws. Answers of
     equal text are one answer.
+
+    Args:
+        rewards: Of all completions, in order; what an undecided one has is not read.
     """
     found, dropped = Curated(), Counter[str]()
+    given = iter(rewards)
     for group in groups:
         rng = random.Random(f"{seed} {group.prompt.id}")
-        answers = list(_ended(group))
+        answers = list(_ended(group, [next(given) for _ in group.completions]))
         if not answers:
             dropped["no answer ended with a verdict"] += 1
             continue
         rng.shuffle(answers)
-        best, worst = max(answers, key=lambda a: a[1]), min(answers, key=lambda a: a[1])
+        best, worst = max(answers, key=_reward), min(answers, key=_reward)
         prompt = [dict(message) for message in group.prompt.messages]
-        if best[1] >= sum(check.weight for check in group.prompt.checks):
-            found.right.append({"messages": [*prompt, _turn(best[0])], "id": group.prompt.id})
-        if best[1] > worst[1]:
+        right = [answer for answer in answers if answer.right]
+        if right:
+            chosen = _turn(max(right, key=_reward).text)
+            found.right.append({"messages": [*prompt, chosen], "id": group.prompt.id})
+        if best.reward > worst.reward:
             found.pairs.append(
                 {
                     "prompt": prompt,
-                    "chosen": [_turn(best[0])],
-                    "rejected": [_turn(worst[0])],
-                    "rewards": [best[1], worst[1]],
+                    "chosen": [_turn(best.text)],
+                    "rejected": [_turn(worst.text)],
+                    "rewards": [best.reward, worst.reward],
                     "id": group.prompt.id,
                 }
             )
+        elif len(right) == len(answers):
+            dropped["all answers equally right"] += 1
         else:
-            dropped[
-                "all answers equally wrong" if best[1] == 0 else "all answers equally right"
-            ] += 1
+            dropped["all answers equally wrong"] += 1
     found.dropped = dict(dropped)
     return found
 
 
-def _ended(group: Group) -> Iterator[tuple[str, float]]:
-    """Texts and rewards of the answers that count, each text once."""
+class _Answer(NamedTuple):
+    text: str
+    reward: float
+    right: bool
+
+
+def _ended(group: Group, rewards: Sequence[float]) -> Iterator[_Answer]:
+    """The answers that count, each text once."""
     seen: set[str] = set()
-    for completion, scores in zip(group.completions, group.scores, strict=True):
+    for completion, scores, reward in zip(group.completions, group.scores, rewards, strict=True):
         text = completion.text.strip()
-        if completion.finish_reason == "eos" and text and text not in seen and _decided(scores):
+        decided = all(score.status == "scored" for score in scores)
+        if completion.finish_reason == "eos" and text and text not in seen and decided:
             seen.add(text)
-            weights = (check.weight for check in group.prompt.checks)
-            yield text, sum(s.value * w for s, w in zip(scores, weights, strict=True))
+            yield _Answer(text, reward, all(score.value >= 1 for score in scores))
 
 
-def _decided(scores: Sequence[Score]) -> bool:
-    return all(score.status == "scored" for score in scores)
+def _reward(answer: _Answer) -> float:
+    return answer.reward
 
 
 def _turn(text: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import os
 from collections.abc import Iterator
@@ -13,11 +12,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from cameleer.curate.stage import curate_stage
 from cameleer.errors import RunError
 from cameleer.files import make_directory, read_json, unwritable, write_json
 from cameleer.log import console
-from cameleer.recipe import Ladder, Recipe, to_json
+from cameleer.recipe import Curate, Ladder, Recipe, to_json
 from cameleer.train import checkpoint, ranks
+from cameleer.train.ladder import placed_stages
 from cameleer.train.offline import train_offline
 from cameleer.train.online import train_online
 from cameleer.train.run import Run, refuse_changes
@@ -37,25 +38,8 @@ def run(recipe: Recipe | Ladder, *, resume: bool = False) -> list[Path]:
         return _run_ladder(recipe, resume=resume)
 
 
-def stages(ladder: Ladder) -> list[Recipe]:
-    """The stages as they run: below the ladder's directory, each from the policy before."""
-    placed: list[Recipe] = []
-    for stage in ladder.stages:
-        root = str(Path(stage.output.directory) / ladder.name)
-        stage = dataclasses.replace(stage, output=dataclasses.replace(stage.output, directory=root))
-        if ladder.seed is not None:
-            stage = dataclasses.replace(stage, seed=ladder.seed)
-        if placed:
-            before = placed[-1]
-            policy = before.directory / "checkpoints" / f"step_{before.num_steps}" / "model"
-            model = dataclasses.replace(stage.model, source=str(policy))
-            stage = dataclasses.replace(stage, model=model)
-        placed.append(stage)
-    return placed
-
-
 def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
-    placed = stages(ladder)
+    placed = placed_stages(ladder)
     root = placed[0].directory.parent
     if not resume and root.exists() and any(root.iterdir()):
         raise RunError(
@@ -66,7 +50,7 @@ def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
         if not (root / "recipe.json").exists():
             raise RunError(f"{root} holds no run to resume. Start it without --resume.")
         for stage in placed:
-            if (stage.directory / "recipe.json").exists():
+            if isinstance(stage, Recipe) and (stage.directory / "recipe.json").exists():
                 refuse_changes(stage)
     # No rank may make the directory while another still looks whether there is one.
     ranks.barrier()
@@ -77,6 +61,9 @@ def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
             make_directory(root, {"recipe.json": to_json(ladder)})
     ranks.barrier()
     for stage in placed:
+        if isinstance(stage, Curate):
+            curate_stage(stage)
+            continue
         begun = resume and (stage.directory / "recipe.json").exists()
         if begun and _is_complete(stage):
             console.print(f"{stage.name} is complete")

@@ -66,7 +66,7 @@ def smollm2_135m_sft_grpo() -> Ladder:
     )
     grpo = Recipe(
         name="grpo",
-        model=model,
+        model=replace(model, source="stage:sft"),
         algorithm=GRPO(beta=0.0),
         data=(replace(questions, skip_rows=half),),
         verifiers={"gsm8k": GSM8K()},

@@ -126,5 +126,7 @@ def heldout_line(directory: Path) -> str | None:
     if not records:
         return None
     first, last = records[0]["heldout/accuracy"], records[-1]["heldout/accuracy"]
-    count = records[-1]["heldout/num_prompts"]
-    return f"held-out accuracy: {first:.2f} -> {last:.2f} ({count} problems)"
+    count, what = records[-1].get("heldout/num_prompts"), "problems"
+    if count is None:
+        count, what = records[-1]["heldout/num_pairs"], "pairs"
+    return f"held-out accuracy: {first:.2f} -> {last:.2f} ({count} {what})"

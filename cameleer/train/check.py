@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlparse
 
 from cameleer.data.prompts import check_truths, load_prompts
-from cameleer.data.sources import is_local
+from cameleer.data.sources import Source, is_local
 from cameleer.errors import CameleerError
 from cameleer.log import console, quiet_libraries
-from cameleer.recipe import Ladder, Recipe
+from cameleer.recipe import Curate, Ladder, Recipe
 from cameleer.train.guards import (
     checkpoint_bytes,
     count_parameters,
@@ -21,6 +22,7 @@ from cameleer.train.guards import (
     refuse_full_disk,
     refuse_output,
 )
+from cameleer.train.ladder import from_the_start, placed_stages
 
 
 class NotCheckedError(Exception):
@@ -33,23 +35,35 @@ def check(recipe: Recipe | Ladder) -> int:
     if isinstance(recipe, Ladder):
         recipe.validate_names()
     failures = 0
-    stages = recipe.stages if isinstance(recipe, Ladder) else (recipe,)
-    for stage in stages:
+    for stage in _to_check(recipe):
         if isinstance(recipe, Ladder):
             console.print(f"[bold]{stage.name}[/]")
-            root = str(Path(stage.output.directory) / recipe.name)
-            output = dataclasses.replace(stage.output, directory=root)
-            # A later stage has the policy of an earlier one, and with it its tokenizer.
-            model = dataclasses.replace(stage.model, source=stages[0].model.source)
-            stage = dataclasses.replace(stage, model=model, output=output)
-        for name, look in _CHECKS.items():
-            failures += _report(name, look, stage)
+        if isinstance(stage, Curate):
+            failures += sum(_report(name, look, stage) for name, look in _CURATE_CHECKS.items())
+        else:
+            failures += sum(_report(name, look, stage) for name, look in _CHECKS.items())
     if failures:
         console.print(f"{failures} to mend before training.")
     return 1 if failures else 0
 
 
-def _report(name: str, look: Callable[[Recipe], str], recipe: Recipe) -> int:
+def _to_check(recipe: Recipe | Ladder) -> list[Recipe | Curate]:
+    """The stages where they will run, with models that are there already."""
+    if isinstance(recipe, Recipe):
+        return [recipe]
+    found: list[Recipe | Curate] = []
+    for placed, started in zip(placed_stages(recipe), from_the_start(recipe), strict=True):
+        stage = dataclasses.replace(placed, model=started.model, reward_model=started.reward_model)
+        if isinstance(stage, Recipe) and isinstance(started, Recipe):
+            stage = dataclasses.replace(stage, value_model=started.value_model)
+        found.append(stage)
+    return found
+
+
+S = TypeVar("S", Recipe, Curate)
+
+
+def _report(name: str, look: Callable[[S], str], recipe: S) -> int:
     try:
         found = look(recipe)
     except NotCheckedError as reason:
@@ -78,7 +92,7 @@ def _fields(recipe: Recipe) -> str:
     )
 
 
-def _verifiers(recipe: Recipe) -> str:
+def _verifiers(recipe: Recipe | Curate) -> str:
     from cameleer.verifiers.isolate import VerifierPool
 
     if not recipe.verifiers:
@@ -116,7 +130,7 @@ def _disk(recipe: Recipe) -> str:
     return f"room for checkpoints of {checkpoint_bytes(recipe, num_parameters) / 1e9:,.2f} GB"
 
 
-def _device(recipe: Recipe) -> str:
+def _device(recipe: Recipe | Curate) -> str:
     import torch
 
     if recipe.runtime.device == "cuda" and not torch.cuda.is_available():
@@ -124,7 +138,7 @@ def _device(recipe: Recipe) -> str:
     return recipe.runtime.device
 
 
-def _model(recipe: Recipe) -> str:
+def _model(recipe: Recipe | Curate) -> str:
     from cameleer.data.chat import with_template
     from cameleer.models.load import check_vocabulary, load_config, load_tokenizer
     from cameleer.train.session import resolve
@@ -141,9 +155,7 @@ def _model(recipe: Recipe) -> str:
 def _data(recipe: Recipe) -> str:
     from cameleer.train.session import described, read_inputs
 
-    sources = (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ()))
-    for source in sources:
-        _need_the_hub(source.path, is_local(source.path))
+    _need_data(recipe, (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ())))
     try:
         _need_model(recipe)
     except NotCheckedError:
@@ -189,6 +201,35 @@ def _evals(recipe: Recipe) -> str:
     return ", ".join(f"{name} ({count:,})" for name, count in found.items())
 
 
+def _curate(stage: Curate) -> str:
+    stage.validate()
+    rollout = stage.rollout
+    return f"up to {rollout.num_prompts:,} questions x {rollout.group_size} answers"
+
+
+def _questions(stage: Curate) -> str:
+    from cameleer.data.chat import with_template
+    from cameleer.models.load import load_tokenizer
+    from cameleer.train.session import checked_prompts, resolve
+
+    _need_data(stage, stage.data)
+    _need_model(stage)
+    with quiet_libraries():
+        source = resolve(stage.model.source)
+        tokenizer = load_tokenizer(source)
+        with_template(tokenizer, stage.model.chat_template, source)
+        limit = stage.rollout.max_prompt_tokens
+        found = checked_prompts(stage.data, stage.verifiers, tokenizer, limit)
+    return f"{len(found.prompts):,} prompts; {found.too_long:,} dropped as too long"
+
+
+_CURATE_CHECKS: dict[str, Callable[[Curate], str]] = {
+    "stage": _curate,
+    "verifiers": _verifiers,
+    "device": _device,
+    "model": _model,
+    "data": _questions,
+}
 _CHECKS: dict[str, Callable[[Recipe], str]] = {
     "recipe": _fields,
     "verifiers": _verifiers,
@@ -201,7 +242,15 @@ _CHECKS: dict[str, Callable[[Recipe], str]] = {
 }
 
 
-def _need_model(recipe: Recipe) -> None:
+def _need_data(recipe: Recipe | Curate, sources: Sequence[Source]) -> None:
+    for source in sources:
+        path = Path(source.path)
+        if path.parent.parent == recipe.directory.parent and not path.exists():
+            raise NotCheckedError(f"stage {path.parent.name} makes it")
+        _need_the_hub(source.path, is_local(source.path))
+
+
+def _need_model(recipe: Recipe | Curate) -> None:
     source = recipe.model.source
     _need_the_hub(source, Path(source).exists() or ":" in source or source.startswith((".", "/")))
 

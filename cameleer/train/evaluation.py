@@ -70,7 +70,9 @@ class Evaluation:
     def due(self, step: int) -> bool:
         """Before the first step, after every so many, and after the last."""
         every = self._evals.every
-        return step in (0, self._recipe.num_steps) or (every > 0 and step % every == 0)
+        if step == 0:
+            return self._evals.at_start
+        return step == self._recipe.num_steps or (every > 0 and step % every == 0)
 
     def resume(self, step: int) -> None:
         """Remember what was found up to a step."""

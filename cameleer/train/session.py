@@ -7,7 +7,7 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,7 +29,7 @@ from cameleer.models.load import (
     load_model,
     load_tokenizer,
 )
-from cameleer.recipe import Model, Optim, Recipe, to_json
+from cameleer.recipe import Curate, Model, Optim, Recipe, to_json
 from cameleer.rollout.engine import RolloutEngine, Sampling
 from cameleer.rollout.torch_engine import TorchEngine
 from cameleer.train import ranks, rollouts
@@ -40,6 +40,7 @@ from cameleer.train.model_reward import ModelReward
 from cameleer.train.optimizer import MasterAdamW
 from cameleer.train.torch_learner import TorchLearner, Trained
 from cameleer.types import Group
+from cameleer.verifiers.base import Verifier
 from cameleer.verifiers.isolate import VerifierPool
 
 _HELDOUT_SLOTS = {"cpu": 64, "cuda": 512}
@@ -94,7 +95,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
     examples = heldout_pairs = Examples([])
     limit = recipe.rollout.max_prompt_tokens if recipe.rollout else recipe.max_tokens
     if recipe.rollout:
-        prompts = _checked_prompts(recipe, recipe.data, tokenizer, limit)
+        prompts = checked_prompts(recipe.data, recipe.verifiers, tokenizer, limit)
     else:
         load = load_pairs if recipe.algorithm.learns_from == "pairs" else load_examples
         examples = load(recipe.data, tokenizer, max_tokens=recipe.max_tokens)
@@ -103,7 +104,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
         kept = heldout_pairs.items[: recipe.heldout.num_prompts]
         heldout_pairs = dataclasses.replace(heldout_pairs, items=kept)
     elif recipe.heldout:
-        heldout = _checked_prompts(recipe, recipe.heldout.sources, tokenizer, limit)
+        heldout = checked_prompts(recipe.heldout.sources, recipe.verifiers, tokenizer, limit)
         heldout = Prompts(heldout.prompts[: recipe.heldout.num_prompts], heldout.too_long)
     answer, its_name = recipe.rollout.max_tokens if recipe.rollout else 0, "rollout.max_tokens"
     if recipe.heldout and not recipe.rollout:
@@ -320,16 +321,20 @@ def _others(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def _checked_prompts(
-    recipe: Recipe, sources: Sequence[Source], tokenizer: Any, max_tokens: int
+def checked_prompts(
+    sources: Sequence[Source],
+    verifiers: Mapping[str, Verifier],
+    tokenizer: Any,
+    max_tokens: int,
 ) -> Prompts:
+    """The prompts of all sources. Raises DataError where a truth cannot be read."""
     origins: dict[str, str] = {}
     found = load_prompts(sources, tokenizer, max_tokens=max_tokens, origins=origins)
-    check_truths(found.prompts, dict(recipe.verifiers), origins)
+    check_truths(found.prompts, dict(verifiers), origins)
     return found
 
 
-def check_device(recipe: Recipe) -> None:
+def check_device(recipe: Recipe | Curate) -> None:
     """Raises RecipeError for a CUDA device that is not there."""
     if recipe.runtime.device == "cuda" and not torch.cuda.is_available():
         raise RecipeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 from fakes import completion, one_prompt, tiny_llama
 
 from cameleer.cli import main
-from cameleer.curate.pairs import curate
+from cameleer.curate import pairs
+from cameleer.curate.pairs import Curated
+from cameleer.recipe import Reward
+from cameleer.train.collect import assemble
 from cameleer.types import Check, Completion, Group, Score
 
 WRONG, RIGHT, UNDECIDED = Score(0.0), Score(1.0), Score(0.0, "undecided")
@@ -25,6 +29,13 @@ def group(*answers: tuple[Completion, Score], number: int = 1) -> Group:
     return Group(
         one_prompt(number), tuple(a for a, _ in answers), tuple((score,) for _, score in answers)
     )
+
+
+def curate(groups: Sequence[Group], *, seed: int) -> Curated:
+    """With the rewards that a stage without a reward model gives."""
+    rewards = assemble(groups, Reward(correct=1.0, without_eos=None)).rewards_B
+    assert rewards is not None
+    return pairs.curate(groups, rewards.tolist(), seed=seed)
 
 
 def test_a_right_answer_is_preferred_to_a_wrong_one():
@@ -83,14 +94,14 @@ def test_the_command_writes_what_training_reads(tmp_path: Path, capsys: pytest.C
     rows = [{"question": f"Tom has {n} cups .", "answer": f"#### {n}"} for n in range(1, 9)]
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pairs, right = tmp_path / "pairs.jsonl", tmp_path / "right.jsonl"
-    command = ["data", "pairs", model, str(questions), "--format", "gsm8k", "--output", str(pairs)]
+    made, right = tmp_path / "pairs.jsonl", tmp_path / "right.jsonl"
+    command = ["data", "pairs", model, str(questions), "--format", "gsm8k", "--output", str(made)]
     options = ["--right", str(right), "--samples", "64", "--max-tokens", "60", "--threads", "1"]
     assert main([*command, *options]) == 0
     told = capsys.readouterr().out
-    count = len(pairs.read_text().splitlines())
-    assert f"{count:,} pairs -> {pairs}" in told and count > 0
-    assert main(["data", "show", model, str(pairs), "--format", "preference"]) == 0
+    count = len(made.read_text().splitlines())
+    assert f"{count:,} pairs and " in told and f"-> {made}, {right}" in told and count > 0
+    assert main(["data", "show", model, str(made), "--format", "preference"]) == 0
     shown = capsys.readouterr().out
     assert "chosen" in shown and "⟦" in shown and "<eos>⟧" in shown
     # A second run does not overwrite the first.

@@ -1,0 +1,80 @@
+"""Where the stages of a ladder are written, and what they start from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from cameleer.data.sources import Source
+from cameleer.recipe import Curate, Ladder, Model, Recipe, RewardTerm
+
+M = TypeVar("M", Model, RewardTerm)
+_STAGE = "stage:"
+
+
+def placed_stages(ladder: Ladder) -> list[Recipe | Curate]:
+    """The stages as they run: below the ladder's directory, with paths for ``stage:NAME``."""
+    placed: dict[str, Recipe | Curate] = {}
+    evals = ladder.evals
+    for stage in ladder.stages:
+        root = str(Path(stage.output.directory) / ladder.name)
+        stage = replace(
+            stage,
+            output=replace(stage.output, directory=root),
+            seed=stage.seed if ladder.seed is None else ladder.seed,
+            model=_model(stage.model, placed),
+            data=tuple(_data(source, placed) for source in stage.data),
+        )
+        if stage.reward_model:
+            stage = replace(stage, reward_model=_model(stage.reward_model, placed))
+        if isinstance(stage, Recipe):
+            if stage.heldout:
+                sources = tuple(_data(source, placed) for source in stage.heldout.sources)
+                stage = replace(stage, heldout=replace(stage.heldout, sources=sources))
+            if stage.value_model:
+                stage = replace(stage, value_model=_model(stage.value_model, placed))
+            if evals and stage.evals is None and stage.algorithm.trains == "policy":
+                stage = replace(stage, evals=evals)
+                evals = replace(evals, at_start=False)
+        placed[stage.name] = stage
+    return list(placed.values())
+
+
+def from_the_start(ladder: Ladder) -> list[Recipe | Curate]:
+    """The stages with models that are there before any has run: those that the first began with.
+
+    Tokenizer and context are handed on, so that what can be known of a later stage can be known.
+    """
+    first: dict[str, str] = {}
+    found: list[Recipe | Curate] = []
+
+    def started(model: M) -> M:
+        name = model.source.removeprefix(_STAGE)
+        return replace(model, source=first[name]) if name != model.source else model
+
+    for stage in ladder.stages:
+        stage = replace(stage, model=started(stage.model))
+        if stage.reward_model:
+            stage = replace(stage, reward_model=started(stage.reward_model))
+        if isinstance(stage, Recipe) and stage.value_model:
+            stage = replace(stage, value_model=started(stage.value_model))
+        first[stage.name] = stage.model.source
+        found.append(stage)
+    return found
+
+
+def _model(model: M, placed: dict[str, Recipe | Curate]) -> M:
+    if not model.source.startswith(_STAGE):
+        return model
+    before = placed[model.source.removeprefix(_STAGE)]
+    assert isinstance(before, Recipe), "the ladder was validated"
+    policy = before.directory / "checkpoints" / f"step_{before.num_steps}" / "model"
+    return replace(model, source=str(policy))
+
+
+def _data(source: Source, placed: dict[str, Recipe | Curate]) -> Source:
+    if not source.path.startswith(_STAGE):
+        return source
+    name, _, file = source.path.removeprefix(_STAGE).partition("/")
+    return replace(source, path=str(placed[name].directory / f"{file or 'pairs'}.jsonl"))

@@ -1,0 +1,167 @@
+"""Stages of a ladder start from what earlier ones ended with, and are not made twice."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import ARITHMETIC, ONE_THREAD, Even, dpo, grpo, ppo, reward_model, sft
+from safetensors.torch import load_file
+
+from cameleer.data.sources import Source
+from cameleer.distributed.launch import run
+from cameleer.errors import RecipeError, RunError
+from cameleer.files import read_json, read_lines
+from cameleer.recipe import Curate, Ladder, Model, Output, RewardTerm, Rollout
+from cameleer.train.check import check
+from cameleer.train.ladder import placed_stages
+
+PAIRS = (Source(path="stage:pairs", format="preference"),)
+
+
+def curate(root: Path, /, **changes: Any) -> Curate:
+    stage = Curate(
+        name="pairs",
+        model=Model(source="stage:sft"),
+        data=(ARITHMETIC,),
+        rollout=Rollout(num_prompts=40, group_size=4, max_tokens=40),
+        verifiers={"gsm8k": Even()},
+        runtime=ONE_THREAD,
+        output=Output(directory=str(root)),
+    )
+    return replace(stage, **changes)
+
+
+def all_rungs(model: Path, root: Path) -> Ladder:
+    start = Model(source="stage:sft")
+    stages = (
+        sft(model, root, num_steps=60),
+        curate(root),
+        dpo(model, root, model=start, data=PAIRS),
+        reward_model(model, root, name="rm", model=start, data=PAIRS),
+        ppo(
+            model,
+            root,
+            model=Model(source="stage:dpo"),
+            value_model=Model(source="stage:rm"),
+            reward_model=RewardTerm(source="stage:rm", weight=0.1),
+        ),
+        grpo(model, root, model=Model(source="stage:dpo")),
+    )
+    return Ladder(name="ladder", stages=stages)
+
+
+def weights(directory: Path, step: int, name: str = "model") -> dict[str, Any]:
+    return load_file(directory / f"checkpoints/step_{step}/{name}/model.safetensors")
+
+
+def test_every_rung_begins_where_the_recipe_says(model: Path, tmp_path: Path):
+    ladder = all_rungs(model, tmp_path)
+    directories = run(ladder)
+    assert [d.name for d in directories] == ["sft", "pairs", "dpo", "rm", "ppo", "grpo"]
+    started = {
+        d.name: read_json(d / "manifest.json")["weights"] for d in directories if d.name != "pairs"
+    }
+    assert started["dpo"]["policy"] == started["dpo"]["reference"]
+    assert started["ppo"]["policy"] == started["grpo"]["policy"] != started["dpo"]["policy"]
+    assert started["ppo"]["value model"] == started["ppo"]["reward model"]
+    pairs = list(read_lines(tmp_path / "ladder/pairs/pairs.jsonl"))
+    manifest = read_json(tmp_path / "ladder/pairs/manifest.json")
+    assert manifest["counts"]["pairs"] == len(pairs) > 4
+    assert manifest["weights"]["policy"] == started["dpo"]["policy"]
+    assert {row["rewards"][0] > row["rewards"][1] for row in pairs} == {True}
+
+
+def test_a_ladder_goes_on_at_the_stage_it_stopped_in(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    ladder = all_rungs(model, tmp_path)
+    run(ladder)
+    root, kept = tmp_path / "ladder", tmp_path / "kept"
+    shutil.copytree(root, kept)
+    # As if the machine had died in the second part of the answers, and nothing later were there.
+    for name in ("dpo", "rm", "ppo", "grpo"):
+        shutil.rmtree(root / name)
+    for name in ("manifest.json", "pairs.jsonl", "right.jsonl"):
+        (root / "pairs" / name).unlink()
+    written = (root / "pairs/rollouts/step_000001.parquet").stat().st_mtime_ns
+    capsys.readouterr()
+    run(ladder, resume=True)
+    told = capsys.readouterr().out
+    assert "sft is complete" in told and "pairs is complete" not in told
+    assert (root / "pairs/rollouts/step_000001.parquet").stat().st_mtime_ns == written
+    assert (root / "pairs/pairs.jsonl").read_bytes() == (kept / "pairs/pairs.jsonl").read_bytes()
+    for stage in ("dpo", "rm", "ppo", "grpo"):
+        ours, theirs = weights(root / stage, 4), weights(kept / stage, 4)
+        assert all(bool((ours[k] == theirs[k]).all()) for k in theirs), stage
+    run(ladder, resume=True)
+    assert "pairs is complete" in capsys.readouterr().out
+
+
+def test_a_curate_stage_is_not_gone_on_with_otherwise(model: Path, tmp_path: Path):
+    stages = (sft(model, tmp_path, num_steps=2), curate(tmp_path))
+    run(Ladder(name="ladder", stages=stages))
+    other = Ladder(name="ladder", stages=(stages[0], replace(stages[1], seed=5)))
+    with pytest.raises(RunError, match="was made by another stage"):
+        run(other, resume=True)
+
+
+def test_a_reward_model_rates_answers_without_verifiers(model: Path, tmp_path: Path):
+    stages = (
+        sft(model, tmp_path, num_steps=60),
+        curate(tmp_path),
+        reward_model(
+            model, tmp_path, name="rm", data=(Source(path="stage:pairs", format="preference"),)
+        ),
+        curate(tmp_path, name="rated", reward_model=RewardTerm(source="stage:rm", weight=10.0)),
+    )
+    run(Ladder(name="ladder", stages=stages))
+    rows = list(read_lines(tmp_path / "ladder/rated/pairs.jsonl"))
+    # A verdict gives 0 or 1; only a model gives what lies between.
+    assert any(reward % 1 for row in rows for reward in row["rewards"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": Model(source="stage:stf")}, r"names stage:stf, and before it come sft, pairs"),
+        ({"model": Model(source="stage:dpo")}, r"names stage:dpo, and before it come sft, pairs"),
+        ({"model": Model(source="stage:pairs")}, "names stage:pairs as a model, and pairs makes"),
+        (
+            {"data": (Source(path="stage:sft", format="preference"),)},
+            "names stage:sft as data, and sft makes a model",
+        ),
+    ],
+)
+def test_a_stage_that_is_not_there_is_refused(
+    model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+):
+    stages = (sft(model, tmp_path), curate(tmp_path), dpo(model, tmp_path, **changes))
+    with pytest.raises(RecipeError, match=message):
+        Ladder(name="ladder", stages=stages).validate()
+
+
+def test_a_recipe_of_its_own_names_no_stage(model: Path, tmp_path: Path):
+    with pytest.raises(RecipeError, match="names stage:sft, which a ladder alone has"):
+        run(grpo(model, tmp_path, model=Model(source="stage:sft")))
+
+
+def test_check_looks_at_every_stage_before_any_has_run(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert check(all_rungs(model, tmp_path)) == 0
+    told = capsys.readouterr().out
+    assert told.count("not checked: stage pairs makes it") == 2
+    assert "up to 40 questions x 4 answers" in told
+
+
+def test_evaluations_come_before_the_first_stage_and_after_each(model: Path, tmp_path: Path):
+    from cameleer.recipe import Eval
+
+    ladder = replace(all_rungs(model, tmp_path), evals=Eval(benchmarks=("gsm8k",)))
+    placed = {stage.name: getattr(stage, "evals", None) for stage in placed_stages(ladder)}
+    assert placed["sft"].at_start and not placed["dpo"].at_start and not placed["grpo"].at_start
+    assert placed["rm"] is None and placed["pairs"] is None
