@@ -1,4 +1,4 @@
-"""Held-out accuracy of the quickstart before and after GRPO, seed by seed.
+"""Held-out accuracy of the quickstart's stages, seed by seed.
 
 python benchmarks/quickstart_seeds.py 1 2 3
 """
@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 from cameleer.distributed.launch import run
+from cameleer.log import console
 from cameleer.recipe import Ladder
 from cameleer.recipes import quickstart
-from cameleer.report.curve import heldout_line
+from cameleer.report.curve import ladder_table
 
 
 def main(seeds: list[int]) -> None:
@@ -23,7 +24,8 @@ def main(seeds: list[int]) -> None:
             began = time.perf_counter()
             directories = run(_placed(quickstart(), seed, directory))
             seconds = time.perf_counter() - began
-            print(f"seed {seed}: {heldout_line(directories[-1])}, {seconds:.0f} s", flush=True)
+            console.print(f"seed {seed}: {seconds:.0f} s")
+            console.print(ladder_table([d for d in directories if (d / "metrics.jsonl").exists()]))
 
 
 def _placed(ladder: Ladder, seed: int, directory: str) -> Ladder:

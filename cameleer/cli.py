@@ -221,15 +221,21 @@ def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
     recipe = override(load(reference), rest, prog=f"cameleer run {reference}")
     recipe.validate()
     from cameleer.distributed.launch import run
-    from cameleer.report.curve import draw_curve, heldout_line, summary_table
+    from cameleer.report.curve import draw_curve, heldout_line, ladder_table, summary_table
 
     directories = run(recipe, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return 0
+    # A stage that only answers questions has no metrics.
+    directories = [d for d in directories if (d / "metrics.jsonl").exists()]
     for directory in directories:
         curve = draw_curve(directory)
-        console.print(summary_table(directory))
+        if len(directories) == 1:
+            console.print(summary_table(directory))
         console.print(f"curve: {curve}")
+    if len(directories) > 1:
+        console.print(ladder_table(directories))
+        return 0
     line = heldout_line(directories[-1])
     if line:
         console.print(line)

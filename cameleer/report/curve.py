@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from cameleer.evals.stats import wilson
 from cameleer.train.metric_docs import primary_scores
 
 _PANELS = (
@@ -130,3 +131,29 @@ def heldout_line(directory: Path) -> str | None:
     if count is None:
         count, what = records[-1]["heldout/num_pairs"], "pairs"
     return f"held-out accuracy: {first:.2f} -> {last:.2f} ({count} {what})"
+
+
+def ladder_table(directories: Sequence[Path]) -> Table:
+    """Held-out accuracy after each stage, with Wilson's interval."""
+    table = Table(title="held-out accuracy", title_justify="left")
+    for column, side in (
+        ("stage", "left"),
+        ("before", "right"),
+        ("after", "right"),
+        ("95 %", "right"),
+    ):
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    for directory in directories:
+        records = [r for r in read_metrics(directory) if "heldout/accuracy" in r]
+        if records:
+            last = records[-1]
+            of_pairs = "heldout/num_pairs" in last
+            count = int(last["heldout/num_pairs" if of_pairs else "heldout/num_prompts"])
+            low, high = wilson(round(last["heldout/accuracy"] * count), count)
+            table.add_row(
+                f"{directory.name} (pairs ranked)" if of_pairs else directory.name,
+                f"{records[0]['heldout/accuracy']:.3f}",
+                f"{last['heldout/accuracy']:.3f}",
+                f"{low:.3f} to {high:.3f}",
+            )
+    return table

@@ -11,7 +11,14 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from cameleer.report.curve import draw_curve, heldout_line, read_metrics, series, summary_table
+from cameleer.report.curve import (
+    draw_curve,
+    heldout_line,
+    ladder_table,
+    read_metrics,
+    series,
+    summary_table,
+)
 
 
 def directory_with(path: Path, *records: dict[str, Any]) -> Path:
@@ -92,3 +99,20 @@ def test_benchmarks_have_a_panel_and_a_row_with_their_primary_metric(tmp_path: P
     Console(file=out, width=100).print(summary_table(found))
     (row,) = [line for line in out.getvalue().splitlines() if "gsm8k" in line]
     assert "gsm8k/exact_match" in row and "0.250" in row and "0.750" in row
+
+
+def test_a_ladder_ends_with_the_accuracy_of_each_stage(tmp_path: Path):
+    for name, count, before, after in (("sft", "prompts", 0.0, 0.25), ("rm", "pairs", 0.5, 0.75)):
+        (tmp_path / name).mkdir()
+        directory_with(
+            tmp_path / name,
+            {"step": 0, "heldout/accuracy": before, f"heldout/num_{count}": 100},
+            {"step": 1, "loss": 1.0},
+            {"step": 2, "heldout/accuracy": after, f"heldout/num_{count}": 100},
+        )
+    text = io.StringIO()
+    Console(file=text, width=100).print(ladder_table([tmp_path / "sft", tmp_path / "rm"]))
+    # Wilson's interval of 25 of 100 is 0.175 to 0.343, by its formula.
+    assert "0.000 │ 0.250 │ 0.175 to 0.343" in text.getvalue()
+    assert "rm (pairs ranked)" in text.getvalue()
+    assert heldout_line(tmp_path / "rm") == "held-out accuracy: 0.50 -> 0.75 (100 pairs)"
