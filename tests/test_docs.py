@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import small_benchmark
-from fakes import Explodes, grpo, tiny_llama
+from fakes import Explodes, grpo, ppo, tiny_llama
 
 from cameleer.distributed.launch import run
 from cameleer.errors import TrainingError
@@ -51,7 +51,9 @@ def test_how_it_works_names_all_that_a_run_leaves(tmp_path: Path):
         run(recipe)
     draw_curve(recipe.directory)
     left = {path.name for path in recipe.directory.iterdir()}
-    left |= {path.name for path in (recipe.directory / "checkpoints/step_2").iterdir()}
+    (with_value,) = run(ppo(tmp_path / "model", tmp_path, num_steps=1, heldout=None))
+    for checkpoint in (recipe.directory / "checkpoints/step_2", with_value / "checkpoints/step_1"):
+        left |= {path.name for path in checkpoint.iterdir()}
     page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
     tree = page.partition("```\nruns/NAME/")[2].partition("```")[0]
     named = {line.split()[0].split("/")[0] for line in tree.splitlines() if line.strip()}
