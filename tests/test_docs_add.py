@@ -164,6 +164,8 @@ def test_the_engine_of_the_page_samples_what_the_torch_engine_does(
     assert written("engine") == ["my_engine.py"]
     assert main(["check", "my_engine.py:recipe"]) == 0
     assert "ok engine my_engine.py:OneByOne" in said(capsys)
+    assert main(["check", "my_engine.py:recipe", "--rollout.engine", "my_engine.py:recipe"]) == 1
+    assert "no engine rollout.engine names my_engine.py:recipe" in said(capsys)
     # With a stop string that many words have, so that answers end in more than one way.
     run("my_engine.py:recipe", "--rollout.stop", "1")
     ours = ("--rollout.engine", "cameleer.rollout.torch_engine:TorchEngine", "--name", "ours")

@@ -18,7 +18,7 @@ from cameleer.errors import CameleerError, DataError, RecipeError
 from cameleer.evals.suite import benchmarks
 from cameleer.recipe import Eval, load, to_json
 from cameleer.train.session import resolve
-from cameleer.user_files import find, import_file
+from cameleer.user_files import call, find, import_file
 from cameleer.verifiers.gsm8k import GSM8K
 from cameleer.verifiers.isolate import VerifierPool
 
@@ -53,6 +53,7 @@ def test_a_file_is_imported_once_however_its_path_is_written(tmp_path: Path):
     assert import_file(tmp_path / "mine.py") is found
     assert import_file(Path("../") / tmp_path.name / "mine.py") is found
     assert find("mine:NUMBER") == find("mine.py:NUMBER") == found.NUMBER
+    import_file(written("", "beside.py"))
     assert sys.path.count(str(tmp_path)) == 1
 
 
@@ -100,6 +101,11 @@ def test_a_mistake_in_the_function_is_told_with_its_line(reader: str, tmp_path: 
     written("def mine(*_):\n    return {}['a']\n")
     with pytest.raises(CameleerError, match=r"mine\.py:2: KeyError: 'a'\."):
         READERS[reader]("mine.py:mine")
+
+
+def test_the_errors_of_an_installed_function_rise_as_they_are():
+    with pytest.raises(json.JSONDecodeError):
+        call("json:loads", "{")
 
 
 def test_a_row_that_cannot_be_made_is_told_with_its_line():
