@@ -120,6 +120,11 @@ def test_rows_come_from_a_file_with_their_places():
     assert (row.fields, row.origin) == ({"messages": ["test"]}, "mine.py:rows:1")
 
 
+def test_a_model_comes_from_a_function_of_a_file():
+    written("def mine():\n    return 'some/directory'\n")
+    assert resolve("mine.py:mine") == "some/directory"
+
+
 def test_a_name_that_is_not_there_comes_with_the_nearest():
     written("def rows(split):\n    yield {}\n")
     with pytest.raises(DataError, match=r"mine\.py has no 'row'\. Did you mean 'rows'\? It has to"):
