@@ -16,7 +16,7 @@ from fakes import grpo, held_out
 from cameleer.data.sources import Source, read_rows
 from cameleer.errors import CameleerError, DataError, RecipeError
 from cameleer.evals.suite import benchmarks
-from cameleer.recipe import Eval, load, to_json
+from cameleer.recipe import Eval, Ladder, Model, RewardTerm, load, to_json
 from cameleer.train.session import resolve
 from cameleer.user_files import call, find, import_file
 from cameleer.verifiers.gsm8k import GSM8K
@@ -147,20 +147,37 @@ def test_a_file_that_is_named_like_a_module_is_refused():
             find(reference)
 
 
-@pytest.mark.parametrize(
-    "field", ["rollout.engine", "evals.benchmarks.0", "data.0.path", "heldout.sources.0.path",
-              "model.source"]
-)  # fmt: skip
-def test_a_recipe_json_imports_no_file_even_if_it_is_named_like_cameleer(
-    field: str, tmp_path: Path
-):
+NAMING = (
+    "evals.benchmarks.0",
+    "stages.0.rollout.engine",
+    "stages.0.evals.benchmarks.0",
+    "stages.0.data.0.path",
+    "stages.0.heldout.sources.0.path",
+    "stages.0.model.source",
+    "stages.0.value_model.source",
+    "stages.0.reward_model.source",
+)
+"""The fields of a ladder that may name code."""
+
+
+@pytest.mark.parametrize("field", NAMING)
+@pytest.mark.parametrize("reference", ["cameleer.evil.py:NAME", "os:getcwd", "stage:os:getcwd"])
+def test_a_recipe_json_imports_from_cameleer_only(field: str, reference: str, tmp_path: Path):
     written("raise SystemExit('imported')\n", "cameleer.evil.py")
-    changes = {"heldout": held_out(), "verifiers": {"gsm8k": GSM8K()}, "evals": Eval()}
-    value = json.loads(json.dumps(to_json(grpo(tmp_path, tmp_path, **changes))))
-    *before, last = (int(name) if name.isdigit() else name for name in field.split("."))
-    functools.reduce(operator.getitem, before, value)[last] = "cameleer.evil.py:NAME"
+    stage = grpo(
+        tmp_path,
+        tmp_path,
+        heldout=held_out(),
+        verifiers={"gsm8k": GSM8K()},
+        evals=Eval(),
+        value_model=Model(source="stage:rm"),
+        reward_model=RewardTerm(source="stage:rm"),
+    )
+    value = json.loads(json.dumps(to_json(Ladder(name="a", stages=(stage,), evals=Eval()))))
     Path("recipe.json").write_text(json.dumps(value))
-    with pytest.raises(
-        RecipeError, match=r"names cameleer\.evil\.py:NAME\. A recipe\.json imports"
-    ):
+    assert isinstance(load("recipe.json"), Ladder)
+    *before, last = (int(name) if name.isdigit() else name for name in field.split("."))
+    functools.reduce(operator.getitem, before, value)[last] = reference
+    Path("recipe.json").write_text(json.dumps(value))
+    with pytest.raises(RecipeError, match=r"names \S+\. A recipe\.json imports from cameleer only"):
         load("recipe.json")
