@@ -619,7 +619,7 @@ def _decode(value: Any, path: Path) -> Any:
     if "class" not in value:
         return items
     module, _, name = str(value["class"]).partition(":")
-    if _is_foreign(str(value["class"])):
+    if not module.startswith("cameleer."):
         raise RecipeError(
             f"{path} names the class {value['class']}. A recipe.json imports from cameleer only, "
             "as it may come from anywhere; run the Python file that made it instead."

@@ -43,10 +43,11 @@ def test_the_recipes_that_come_with_cameleer_can_be_stored_and_work(name: str, t
     assert load(stored(tmp_path / "recipe.json", recipe)) == recipe
 
 
-def test_a_class_from_elsewhere_is_not_imported(tmp_path: Path):
+@pytest.mark.parametrize("name", ["os:system", "antigravity", "./evil.py:Says"])
+def test_a_class_from_elsewhere_is_not_imported(tmp_path: Path, name: str):
     value = to_json(with_verifiers(tmp_path))
-    value["verifiers"]["gsm8k"] = {"class": "os:system", "command": "touch pwned"}
-    with pytest.raises(RecipeError, match=r"names the class os:system\. A recipe\.json imports"):
+    value["verifiers"]["gsm8k"] = {"class": name, "command": "touch pwned"}
+    with pytest.raises(RecipeError, match=rf"names the class {name}\. A recipe\.json imports"):
         load(stored(tmp_path / "recipe.json", value))
 
 
