@@ -151,7 +151,7 @@ def _add_data_arguments(tools: argparse._SubParsersAction[argparse.ArgumentParse
     for command in (show, pairs):
         add = command.add_argument
         add("model", help="a Hugging Face directory or hub id")
-        add("source", help="a .jsonl, .jsonl.gz or .parquet file, a hub id, or module:function")
+        add("source", help="a .jsonl, .jsonl.gz or .parquet file, a hub id, or file.py:function")
         formats = ["rlvr", "gsm8k", "math"]
         if command is show:
             formats += ["chat", "preference"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
 import json
 import math
 import sys
@@ -12,7 +11,6 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from cameleer.algorithms import Algorithm
@@ -21,6 +19,7 @@ from cameleer.data.chat import ChatTemplate
 from cameleer.data.sources import Source
 from cameleer.errors import RecipeError, nearest
 from cameleer.types import Completion, DType, Score
+from cameleer.user_files import call, is_in_a_file
 from cameleer.verifiers.base import Verifier
 
 
@@ -29,8 +28,9 @@ class Model:
     """The policy a run starts from, which is also its frozen reference."""
 
     source: str
-    """A Hugging Face directory or hub id, ``module:function`` that returns a directory, or in a
-    ladder ``stage:NAME`` for what the stage of that name ended with."""
+    """A Hugging Face directory or hub id, a function that returns a directory, as
+    ``module:function`` or ``file.py:function``, or in a ladder ``stage:NAME`` for what the stage of
+    that name ended with."""
     dtype: DType = "float32"
     """What the policy computes in. The optimizer's weights are float32 in any case."""
     chat_template: ChatTemplate = "tokenizer"
@@ -86,6 +86,8 @@ class Rollout:
     """Strings that end a completion besides the end-of-sequence token."""
     num_slots: int = 64
     """Completions decoded together. Memory grows with it; what is sampled does not change."""
+    engine: str = "cameleer.rollout.torch_engine:TorchEngine"
+    """A `RolloutEngine`, as ``module:class`` or ``file.py:CLASS``; see docs/add/engine.md."""
     max_staleness: int = 0
     """Steps that groups are collected ahead of their update. 0 is on-policy; Tulu 3.1 had 1."""
 
@@ -445,7 +447,7 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
             f"{type(recipe.algorithm).__name__} learns from {recipe.algorithm.learns_from}, and "
             "the recipe has a `rollout`. Remove it, and set batch_size instead."
         )
-    compares = "value" not in algorithm.needs and getattr(algorithm, "baseline", "") != "none"
+    compares = "value" not in algorithm.needs and getattr(algorithm, "baseline", "none") != "none"
     if rollout.group_size < 2 and compares:
         yield (
             "GRPO compares completions of the same prompt, and rollout.group_size is "
@@ -513,11 +515,8 @@ def load(reference: str) -> Recipe | Ladder:
     """A recipe by its name, ``file.py:function``, or the path of a recipe.json."""
     if reference.endswith(".json"):
         return _from_json(Path(reference))
-    if ".py:" in reference:
-        path, _, name = reference.rpartition(":")
-        function = getattr(_import_file(Path(path)), name, None)
-        if function is None:
-            raise RecipeError(f"{path} has no function '{name}'.")
+    if is_in_a_file(reference):
+        recipe = call(reference)
     else:
         found = named_recipes()
         if reference not in found:
@@ -525,8 +524,7 @@ def load(reference: str) -> Recipe | Ladder:
                 f"There is no recipe '{reference}'.{nearest(reference, found)} `cameleer recipes` "
                 "lists them; your own are named file.py:function."
             )
-        function = found[reference]
-    recipe = function()
+        recipe = found[reference]()
     if not isinstance(recipe, Recipe | Ladder):
         raise RecipeError(
             f"{reference} returned a {type(recipe).__name__}; it has to return a Recipe or Ladder."
@@ -570,16 +568,46 @@ def _from_json(path: Path) -> Recipe | Ladder:
     recipe = _decode(stored, path)
     if not isinstance(recipe, Recipe | Ladder):
         raise RecipeError(f"{path} does not hold a recipe, as runs/NAME/recipe.json does.")
-    for stage in recipe.stages if isinstance(recipe, Ladder) else (recipe,):
-        models = (stage.model, stage.reward_model, getattr(stage, "value_model", None))
-        named = [model.source for model in models if model is not None]
-        for reference in (*named, *(source.path for source in stage_sources(stage))):
-            if ":" in reference and not reference.startswith(("cameleer.", "stage:")):
-                raise RecipeError(
-                    f"{path} names the function {reference}. A recipe.json imports from cameleer "
-                    "only, as it may come from anywhere; run the Python file that made it instead."
-                )
+    for reference in filter(_is_foreign, _code_named_in(recipe)):
+        raise RecipeError(
+            f"{path} names {reference}. A recipe.json imports from cameleer only, as it may come "
+            "from anywhere; run the Python file that made it instead."
+        )
     return recipe
+
+
+_NAMES_CODE = {
+    Source: "path",
+    Model: "source",
+    RewardTerm: "source",
+    Rollout: "engine",
+    Eval: "benchmarks",
+}
+"""Fields that may hold ``module:NAME`` or ``file.py:NAME``, besides ``stage:NAME`` in the first
+three."""
+
+
+def _code_named_in(value: Any) -> typing.Iterator[str]:
+    below: typing.Iterable[Any] = ()
+    if dataclasses.is_dataclass(value):
+        kind: Any = type(value)
+        found = getattr(value, _NAMES_CODE[kind]) if kind in _NAMES_CODE else ()
+        for reference in (found,) if isinstance(found, str) else found:
+            yield reference if kind in (Rollout, Eval) else reference.removeprefix("stage:")
+        below = [getattr(value, each.name) for each in dataclasses.fields(value)]
+    elif isinstance(value, Mapping):
+        below = value.values()
+    elif isinstance(value, tuple):
+        below = value
+    for each in below:
+        yield from _code_named_in(each)
+
+
+def _is_foreign(reference: str) -> bool:
+    """True where it names code that did not come with cameleer."""
+    if ":" not in reference:
+        return False
+    return is_in_a_file(reference) or not reference.startswith("cameleer.")
 
 
 def _decode(value: Any, path: Path) -> Any:
@@ -610,15 +638,3 @@ def _decode(value: Any, path: Path) -> Any:
         return kind(**items)
     except TypeError as error:
         raise RecipeError(f"{path}: {name} cannot be made: {error}") from error
-
-
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise RecipeError(f"{path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    # Worker processes unpickle the file's classes by this name.
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent.resolve()))
-    spec.loader.exec_module(module)
-    return module

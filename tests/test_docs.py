@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from pathlib import Path
 
 import pytest
+import small_benchmark
+from fakes import Explodes, grpo, ppo, tiny_llama
 
-from cameleer.evals.base import load
-from cameleer.evals.suite import benchmarks
+from cameleer.distributed.launch import run
+from cameleer.errors import TrainingError
+from cameleer.recipe import Eval, Output, Rollout
+from cameleer.report.curve import draw_curve
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,11 +31,30 @@ def test_scripts_that_are_named_exist(page: Path):
         assert (ROOT / script).exists(), f"{script} is not there"
 
 
-def test_the_benchmark_of_the_page_on_evaluation_is_one(tmp_path: Path):
-    page = (ROOT / "docs" / "evals.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(# my_task\.py\n.*?)```", page, re.DOTALL)
-    (tmp_path / "my_task.py").write_text(code, encoding="utf-8")
-    (tmp_path / "my_task.jsonl").write_text('{"question": "1 + 1?", "answer": "2"}\n')
-    (benchmark,) = benchmarks(f"{tmp_path / 'my_task.py'}:BENCHMARK")
-    (instance,) = load(benchmark, tmp_path)
-    assert benchmark.primary.verifier.score("It is 2.", instance.truth).value == 1
+def test_the_example_of_how_it_works_is_worked_rightly():
+    found = doctest.testfile(str(ROOT / "docs" / "how-it-works.md"), module_relative=False)
+    assert found.failed == 0 and found.attempted > 30
+
+
+def test_how_it_works_names_all_that_a_run_leaves(tmp_path: Path):
+    recipe = grpo(
+        tiny_llama(tmp_path / "model"),
+        tmp_path,
+        algorithm=Explodes(),
+        num_minibatches=1,
+        rollout=Rollout(num_prompts=2, group_size=2, max_tokens=4, max_staleness=1),
+        evals=Eval(benchmarks=(f"{small_benchmark.__file__}:BENCHMARK",), profile="smoke"),
+        output=Output(directory=str(tmp_path), save_every=1, sample_every=1),
+    )
+    Explodes.fuse["left"] = 2
+    with pytest.raises(TrainingError):
+        run(recipe)
+    draw_curve(recipe.directory)
+    left = {path.name for path in recipe.directory.iterdir()}
+    (with_value,) = run(ppo(tmp_path / "model", tmp_path, num_steps=1, heldout=None))
+    for checkpoint in (recipe.directory / "checkpoints/step_2", with_value / "checkpoints/step_1"):
+        left |= {path.name for path in checkpoint.iterdir()}
+    page = (ROOT / "docs" / "how-it-works.md").read_text(encoding="utf-8")
+    tree = page.partition("```\nruns/NAME/")[2].partition("```")[0]
+    named = {line.split()[0].split("/")[0] for line in tree.splitlines() if line.strip()}
+    assert left - {".lock"} == named

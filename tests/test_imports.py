@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cameleer"
 
 ORDER = (
     ("errors", "types"),
-    ("log", "files"),
+    ("log", "files", "user_files"),
     ("batch",),
     ("data",),
     ("models",),
@@ -33,12 +33,32 @@ ORDER = (
 
 EXCEPTIONS = {
     "algorithms": {"batch"},
-    "recipe": {"algorithms", "data", "models", "verifiers", "batch", "types", "errors"},
+    "recipe": {
+        "algorithms",
+        "data",
+        "models",
+        "verifiers",
+        "batch",
+        "types",
+        "errors",
+        "user_files",
+    },
     "overrides": {"recipe", "errors"},
 }
 """Rooms that may import less than their place would allow."""
 
-NO_TORCH = {"types", "errors", "log", "files", "data", "verifiers", "report", "verify", "evaluate"}
+NO_TORCH = {
+    "types",
+    "errors",
+    "log",
+    "files",
+    "user_files",
+    "data",
+    "verifiers",
+    "report",
+    "verify",
+    "evaluate",
+}
 """Rooms that name no torch at the head of a module: workers and the command line import them."""
 
 

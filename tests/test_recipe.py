@@ -43,10 +43,11 @@ def test_the_recipes_that_come_with_cameleer_can_be_stored_and_work(name: str, t
     assert load(stored(tmp_path / "recipe.json", recipe)) == recipe
 
 
-def test_a_class_from_elsewhere_is_not_imported(tmp_path: Path):
+@pytest.mark.parametrize("name", ["os:system", "antigravity", "./evil.py:Says"])
+def test_a_class_from_elsewhere_is_not_imported(tmp_path: Path, name: str):
     value = to_json(with_verifiers(tmp_path))
-    value["verifiers"]["gsm8k"] = {"class": "os:system", "command": "touch pwned"}
-    with pytest.raises(RecipeError, match=r"names the class os:system\. A recipe\.json imports"):
+    value["verifiers"]["gsm8k"] = {"class": name, "command": "touch pwned"}
+    with pytest.raises(RecipeError, match=rf"names the class {name}\. A recipe\.json imports"):
         load(stored(tmp_path / "recipe.json", value))
 
 
@@ -57,7 +58,7 @@ def test_a_function_from_elsewhere_is_not_called(tmp_path: Path, field: str):
         value["model"]["source"] = "os:getcwd"
     else:
         value["data"][0]["path"] = "os:getcwd"
-    with pytest.raises(RecipeError, match="names the function os:getcwd"):
+    with pytest.raises(RecipeError, match=r"names os:getcwd\."):
         load(stored(tmp_path / "recipe.json", value))
 
 
@@ -100,7 +101,7 @@ def test_an_unknown_name_comes_with_the_nearest():
 
 def test_a_file_without_the_function_is_refused(tmp_path: Path):
     (tmp_path / "mine_a.py").write_text("def recipe():\n    return 3\n")
-    with pytest.raises(RecipeError, match=r"mine_a.py has no function 'recipes'\."):
+    with pytest.raises(RecipeError, match=r"mine_a.py has no 'recipes'\. Did you mean 'recipe'"):
         load(f"{tmp_path}/mine_a.py:recipes")
     with pytest.raises(RecipeError, match="returned a int; it has to return a Recipe or Ladder"):
         load(f"{tmp_path}/mine_a.py:recipe")

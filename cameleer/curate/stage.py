@@ -25,8 +25,7 @@ from cameleer.models.load import (
     weights_hash,
 )
 from cameleer.recipe import Curate, Reward, to_json
-from cameleer.rollout.engine import Sampling
-from cameleer.rollout.torch_engine import TorchEngine
+from cameleer.rollout.engine import RolloutEngine, Sampling, make_engine
 from cameleer.train import ranks, rollouts
 from cameleer.train.collect import Clock, assemble, collect
 from cameleer.train.model_reward import ModelReward
@@ -95,7 +94,8 @@ def answered(stage: Curate, directory: Path | None = None) -> tuple[Curated, dic
             f"[bold]{stage.name}[/]: {count:,} questions, {stage.rollout.group_size} answers each"
         )
     found, dropped, clock = Curated(), Counter[str](), Clock()
-    engine = TorchEngine(model, tokenizer, num_slots=stage.rollout.num_slots)
+    rollout = stage.rollout
+    engine = make_engine(rollout.engine, model, tokenizer, num_slots=rollout.num_slots)
     workers = stage.runtime.num_verifier_workers
     with VerifierPool(dict(stage.verifiers), num_workers=workers) as pool:
         for step, some in _parts(chosen):
@@ -149,7 +149,7 @@ def _parts(prompts: Sequence[Prompt]) -> Iterator[tuple[int, list[Prompt]]]:
 
 def _collected(
     stage: Curate,
-    engine: TorchEngine,
+    engine: RolloutEngine,
     pool: VerifierPool,
     prompts: Sequence[Prompt],
     step: int,

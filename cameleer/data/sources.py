@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import importlib
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cameleer.errors import DataError, nearest
+from cameleer.errors import DataError, RecipeError, nearest
+from cameleer.user_files import blaming, find
 
 Format = Literal["rlvr", "gsm8k", "math", "chat", "preference"]
 
@@ -36,7 +36,8 @@ class Source:
     """
 
     path: str
-    """A .jsonl, .jsonl.gz or .parquet file, a hub id, or ``module:function`` that yields rows."""
+    """A .jsonl, .jsonl.gz or .parquet file, a hub id, or ``module:function`` or
+    ``file.py:function`` that is given the split and yields rows."""
     format: Format = "rlvr"
     name: str = ""
     """Key of this source in metrics. Empty: the format, or the row's own `dataset`."""
@@ -173,21 +174,26 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _function_rows(source: Source) -> Iterator[Row]:
-    module, _, name = source.path.partition(":")
     try:
-        function: Callable[[str], Iterator[dict[str, Any]]] = getattr(
-            importlib.import_module(module), name
-        )
-    except (ImportError, AttributeError) as error:
+        function = find(source.path)
+    except RecipeError as error:
         raise DataError(
-            f"The data source {source.path} cannot be imported: {error}. It has to be "
-            "module:function, where the function takes a split and yields rows."
+            f"The data source {source.path} cannot be imported: {error} It has to be "
+            "module:function or file.py:function, where the function takes a split and yields rows."
         ) from error
-    for number, fields in enumerate(function(source.split), start=1):
+    for number, fields in enumerate(_yielded(function, source), start=1):
         origin = f"{source.path}:{number}"
         if not isinstance(fields, dict):
             raise DataError(f"{origin}: a {type(fields).__name__} where a dict is expected.")
         yield Row(fields, origin)
+
+
+def _yielded(function: Callable[[str], Iterable[Any]], source: Source) -> Iterator[Any]:
+    try:
+        with blaming(source.path):
+            yield from function(source.split)
+    except RecipeError as error:
+        raise DataError(str(error)) from error
 
 
 def _hub_rows(source: Source) -> Iterator[Row]:

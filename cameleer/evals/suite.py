@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 from cameleer.errors import RecipeError, nearest
 from cameleer.evals import gsm8k, ifeval, math
 from cameleer.evals.base import Benchmark
+from cameleer.user_files import import_file
 
 SUITE: dict[str, Benchmark] = {
     benchmark.name: benchmark
@@ -55,7 +53,7 @@ def _from_file(reference: str) -> Benchmark:
             f"{reference} names no benchmark: write file.py:NAME, where NAME is the Benchmark that "
             "the file defines."
         )
-    module = _import_file(Path(file).resolve())
+    module = import_file(Path(file))
     benchmark = getattr(module, name, None)
     if not isinstance(benchmark, Benchmark):
         have = [each for each, value in vars(module).items() if isinstance(value, Benchmark)]
@@ -64,21 +62,3 @@ def _from_file(reference: str) -> Benchmark:
             f"{', '.join(have) or 'none'}."
         )
     return benchmark
-
-
-def _import_file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise RecipeError(f"{path} is not a Python file.")
-    if (known := sys.modules.get(path.stem)) is not None:
-        if getattr(known, "__file__", None) == str(path):
-            return known
-        raise RecipeError(
-            f"{path} has the name of a module that is in use, {path.stem}. Rename the file."
-        )
-    module = importlib.util.module_from_spec(spec)
-    # Worker processes unpickle the file's verifiers by this name.
-    sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent))
-    spec.loader.exec_module(module)
-    return module

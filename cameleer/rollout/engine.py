@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from cameleer.errors import RecipeError
 from cameleer.types import Completion
+from cameleer.user_files import find
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,3 +66,39 @@ class RolloutEngine(Protocol):
 
     def release(self) -> None:
         """Give back the memory that only generating needs, until it generates again."""
+
+
+def engine_class(reference: str) -> Callable[..., Any]:
+    """The class that ``rollout.engine`` names. Raises RecipeError where it cannot be called so."""
+    try:
+        kind = find(reference)
+    except RecipeError as error:
+        raise RecipeError(f"rollout.engine names {reference}: {error}") from error
+    if not callable(kind):
+        raise RecipeError(
+            f"rollout.engine names {reference}, which is no class. Name a `RolloutEngine`, as "
+            "module:class or file.py:CLASS."
+        )
+    try:
+        inspect.signature(kind).bind("model", "tokenizer", num_slots=1)
+    except TypeError as error:
+        raise RecipeError(
+            f"rollout.engine names {reference}, which takes other arguments than (model, "
+            f"tokenizer, num_slots=…): {error}."
+        ) from error
+    return kind  # type: ignore[no-any-return]
+
+
+def make_engine(reference: str, model: Any, tokenizer: Any, *, num_slots: int) -> RolloutEngine:
+    """The engine that ``rollout.engine`` names, for the learner's model.
+
+    Raises RecipeError where what is made is no `RolloutEngine`.
+    """
+    engine = engine_class(reference)(model, tokenizer, num_slots=num_slots)
+    if not isinstance(engine, RolloutEngine):
+        lacks = [x for x in ("version", "generate", "load", "release") if not hasattr(engine, x)]
+        raise RecipeError(
+            f"rollout.engine names {reference}, which is no RolloutEngine: it has no "
+            f"{', '.join(lacks)}. See cameleer.rollout.engine."
+        )
+    return engine

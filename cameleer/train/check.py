@@ -108,6 +108,15 @@ def _verifiers(recipe: Recipe | Curate) -> str:
     return ", ".join(sorted(recipe.verifiers))
 
 
+def _engine(recipe: Recipe | Curate) -> str:
+    from cameleer.rollout.engine import engine_class
+
+    if recipe.rollout is None:
+        return "none"
+    engine_class(recipe.rollout.engine)
+    return recipe.rollout.engine
+
+
 def _output(recipe: Recipe) -> str:
     from cameleer.train.sinks import require_sinks
 
@@ -226,6 +235,7 @@ def _questions(stage: Curate) -> str:
 _CURATE_CHECKS: dict[str, Callable[[Curate], str]] = {
     "stage": _curate,
     "verifiers": _verifiers,
+    "engine": _engine,
     "device": _device,
     "model": _model,
     "data": _questions,
@@ -233,6 +243,7 @@ _CURATE_CHECKS: dict[str, Callable[[Curate], str]] = {
 _CHECKS: dict[str, Callable[[Recipe], str]] = {
     "recipe": _fields,
     "verifiers": _verifiers,
+    "engine": _engine,
     "device": _device,
     "output": _output,
     "model": _model,

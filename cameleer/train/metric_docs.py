@@ -20,14 +20,13 @@ class Metric:
     """A trailing ``*`` stands for any rest of a key."""
     formula: str
     unit: str
+    advice: str
+    """What to look at beyond the range, or what the number tells where it has none."""
     low: float | None = None
     high: float | None = None
     """The healthy range, both ends in it. None: no end, or none that holds for every run."""
-    advice: str = ""
-    """What to look at beyond the range, or what the number tells where it has none."""
-    trl: str = ""
-    verl: str = ""
-    open_instruct: str = ""
+    elsewhere: str = ""
+    """Its names in TRL, verl and open-instruct."""
 
     def healthy(self, value: float) -> bool:
         """A number that is none is never healthy."""
@@ -47,25 +46,32 @@ METRICS = (
         formula="mean of rewards over completions with a verdict",
         unit="reward",
         advice="Has to rise over tens of steps. If it is flat, see groups/zero_variance.",
-        trl="reward",
-        verl="critic/rewards/mean, critic/score/mean",
+        elsewhere="TRL `reward`; verl `critic/rewards/mean, critic/score/mean`",
     ),
-    Metric(key="reward/mean/*", formula=_EVERY_SOURCE, unit="reward"),
+    Metric(
+        key="reward/mean/*",
+        formula=_EVERY_SOURCE,
+        unit="reward",
+        advice="A source that stays flat while others rise is too hard, too easy, or misjudged: "
+        "read its rollouts.",
+    ),
     Metric(
         key="reward/std",
         formula="standard deviation (divided by n) of the same rewards",
         unit="reward",
         advice="0 means that all completions of the step earned the same: nothing was learnt.",
-        trl="reward_std",
+        elsewhere="TRL `reward_std`",
     ),
     Metric(
         key="verifiable_rate",
         formula="share of completions with a verdict that all their checks find fully right",
         unit="share",
         advice="Unlike the reward, it counts a right answer that was cut off.",
-        open_instruct="objective/verifiable_correct_rate",
+        elsewhere="open-instruct `objective/verifiable_correct_rate`",
     ),
-    Metric(key="verifiable_rate/*", formula=_EVERY_SOURCE, unit="share"),
+    Metric(
+        key="verifiable_rate/*", formula=_EVERY_SOURCE, unit="share", advice="As reward/mean/*."
+    ),
     Metric(
         key="reward/model",
         formula="mean over completions of the recipe's reward model's score, before its weight",
@@ -80,11 +86,17 @@ METRICS = (
         high=0.95,
         advice="Such groups teach nothing. See which kind it is: all_right wants harder prompts, "
         "all_wrong easier ones, imitation first, or a larger rollout.group_size.",
-        trl="frac_reward_zero_std",
-        verl="training/filter_groups/filtered_reward_counts",
-        open_instruct="real_batch_size_ratio (its complement)",
+        elsewhere="TRL `frac_reward_zero_std`; "
+        "verl `training/filter_groups/filtered_reward_counts`; "
+        "open-instruct `real_batch_size_ratio (its complement)`",
     ),
-    Metric(key="groups/all_right", formula="share of groups with only right answers", unit="share"),
+    Metric(
+        key="groups/all_right",
+        formula="share of groups with only right answers",
+        unit="share",
+        high=0.9,
+        advice="The prompts are too easy for this policy: take harder ones.",
+    ),
     Metric(
         key="groups/all_wrong",
         formula="share of groups with only wrong answers",
@@ -97,31 +109,38 @@ METRICS = (
         formula="mean tokens of a completion; in imitation, of an example with its prompt",
         unit="tokens",
         advice="A steady rise with a flat reward is padding; a fall to a few tokens is collapse.",
-        trl="completions/mean_length",
-        verl="response_length/mean",
-        open_instruct="val/sequence_lengths",
+        elsewhere="TRL `completions/mean_length`; "
+        "verl `response_length/mean`; "
+        "open-instruct `val/sequence_lengths`",
     ),
     Metric(
         key="length/max",
         formula="tokens of the longest completion",
         unit="tokens",
-        trl="completions/max_length",
-        verl="response_length/max",
+        advice="At rollout.max_tokens an answer was cut off: see finish/length.",
+        elsewhere="TRL `completions/max_length`; verl `response_length/max`",
     ),
     Metric(
         key="length/prompt_mean",
         formula="mean tokens of a prompt, once a group",
         unit="tokens",
-        verl="prompt_length/*",
+        advice="Moves with the draw of prompts only.",
+        elsewhere="verl `prompt_length/*`",
     ),
     Metric(
         key="finish/eos",
         formula="share of completions that ended with the end-of-sequence token",
         unit="share",
         advice="With finish/stop and finish/length it adds up to 1.",
-        open_instruct="val/stop_rate",
+        elsewhere="open-instruct `val/stop_rate`",
     ),
-    Metric(key="finish/stop", formula="share that ended at a stop string", unit="share"),
+    Metric(
+        key="finish/stop",
+        formula="share that ended at a stop string",
+        unit="share",
+        advice="0 without rollout.stop. Such an answer has no EOS: Reward.without_eos decides "
+        "what it earns.",
+    ),
     Metric(
         key="finish/length",
         formula="share that was cut off at rollout.max_tokens",
@@ -129,11 +148,16 @@ METRICS = (
         high=0.5,
         advice="Raise rollout.max_tokens, unless answers have begun to ramble. Reward.without_eos "
         "decides what a cut answer earns.",
-        trl="completions/clipped_ratio",
-        verl="response_length/clip_ratio",
-        open_instruct="val/stop_rate (its complement)",
+        elsewhere="TRL `completions/clipped_ratio`; "
+        "verl `response_length/clip_ratio`; "
+        "open-instruct `val/stop_rate (its complement)`",
     ),
-    Metric(key="status/scored", formula="verdicts of the step", unit="count"),
+    Metric(
+        key="status/scored",
+        formula="verdicts of the step",
+        unit="count",
+        advice="With the other two it adds up to the checks of the step's completions.",
+    ),
     Metric(
         key="status/undecided",
         formula="checks that reached no verdict: time, memory, crash",
@@ -167,13 +191,14 @@ METRICS = (
         "answer; a token where `length_normalized`, without a reference in SimPO",
         unit="nats times beta",
         advice="Often falls while the margin rises: the rejected answer falls faster.",
-        trl="rewards/chosen",
+        elsewhere="TRL `rewards/chosen`",
     ),
     Metric(
         key="rewards/rejected",
         formula="the same of the rejected answer",
         unit="nats times beta",
-        trl="rewards/rejected",
+        advice="Has to fall below rewards/chosen.",
+        elsewhere="TRL `rewards/rejected`",
     ),
     Metric(
         key="rewards/margins",
@@ -181,23 +206,23 @@ METRICS = (
         unit="nats times beta",
         advice="0 before the first update, then it rises. A flat one learns nothing: raise the "
         "learning rate, or look whether the pairs differ.",
-        trl="rewards/margins",
-        open_instruct="rewards/margin",
+        elsewhere="TRL `rewards/margins`; open-instruct `rewards/margin`",
     ),
     Metric(
         key="rewards/accuracies",
         formula="share of pairs whose chosen answer has the larger reward; a tie is wrong",
         unit="share",
-        trl="rewards/accuracies",
-        open_instruct="rewards/accuracy",
+        advice="Says nothing while the policy still is its reference, for a tie is wrong. Then it "
+        "rises above 0.5; at 1 within a few steps the pairs are too easy.",
+        elsewhere="TRL `rewards/accuracies`; open-instruct `rewards/accuracy`",
     ),
     Metric(
         key="logps/*",
         formula="log p of the chosen or rejected answers, a token where `length_normalized`",
         unit="nats",
         advice="If the chosen one falls steadily, lower the learning rate, or raise beta.",
-        trl="logps/chosen, logps/rejected",
-        open_instruct="logps/chosen, logps/rejected",
+        elsewhere="TRL `logps/chosen, logps/rejected`; "
+        "open-instruct `logps/chosen, logps/rejected`",
     ),
     Metric(
         key="policy/entropy",
@@ -206,9 +231,7 @@ METRICS = (
         low=0.01,
         advice="Near 0 all siblings are alike and nothing is left to compare (axolotl warns below "
         "0.01). A sudden rise precedes collapse. Lower the learning rate, or raise beta.",
-        trl="entropy",
-        verl="actor/entropy",
-        open_instruct="policy/entropy_avg",
+        elsewhere="TRL `entropy`; verl `actor/entropy`; open-instruct `policy/entropy_avg`",
     ),
     Metric(
         key="policy/kl",
@@ -219,9 +242,9 @@ METRICS = (
         advice="The policy is far from its start, where it tends to exploit the verifier: read "
         "samples, raise beta or lower the learning rate. Tulu 3.1 ended near 28 nats a completion "
         "of 350 to 400 tokens, 0.07 a token.",
-        trl="kl",
-        verl="actor/kl_loss",
-        open_instruct="objective/kl0..kl3_avg, loss/kl_avg",
+        elsewhere="TRL `kl`; "
+        "verl `actor/kl_loss`; "
+        "open-instruct `objective/kl0..kl3_avg, loss/kl_avg`",
     ),
     Metric(
         key="policy/ratio",
@@ -231,8 +254,7 @@ METRICS = (
         high=1.1,
         advice="Exactly 1 in the first update of a step. Beyond the range a step changes the "
         "policy too much: lower the learning rate, num_epochs or num_minibatches.",
-        trl="ratio",
-        open_instruct="val/ratio",
+        elsewhere="TRL `ratio`; open-instruct `val/ratio`",
     ),
     Metric(
         key="policy/clip_fraction",
@@ -240,9 +262,9 @@ METRICS = (
         unit="share",
         high=0.3,
         advice="Most of the step is ignored then: lower the learning rate or num_epochs.",
-        trl="clip_ratio/region_mean",
-        verl="actor/pg_clipfrac",
-        open_instruct="policy/clipfrac_avg",
+        elsewhere="TRL `clip_ratio/region_mean`; "
+        "verl `actor/pg_clipfrac`; "
+        "open-instruct `policy/clipfrac_avg`",
     ),
     Metric(
         key="policy/importance_weight",
@@ -251,8 +273,7 @@ METRICS = (
         low=0.9,
         high=1.1,
         advice="Far from 1, sampler and learner are not one policy: see engine/*.",
-        trl="sampling/importance_sampling_ratio/mean",
-        open_instruct="val/rho_weight",
+        elsewhere="TRL `sampling/importance_sampling_ratio/mean`; open-instruct `val/rho_weight`",
     ),
     Metric(
         key="value/explained_variance",
@@ -261,22 +282,21 @@ METRICS = (
         advice="Rises towards 1 as the value model learns what answers earn. Below 0 its values "
         "are worse than their mean would be: start from a reward model, or raise "
         "value_optim.learning_rate. Where almost all answers earn the same it says little.",
-        verl="critic/vf_explained_var",
+        elsewhere="verl `critic/vf_explained_var`",
     ),
     Metric(
         key="value/loss",
         formula="mean over learnt tokens of half the squared error, before value_coef",
         unit="reward squared",
         advice="In the square of the reward's unit: with Reward(correct=10) it begins near 50.",
-        verl="critic/vf_loss",
-        open_instruct="loss/value_avg",
+        elsewhere="verl `critic/vf_loss`; open-instruct `loss/value_avg`",
     ),
     Metric(
         key="value/mean",
         formula="mean over learnt tokens of the value model's prediction",
         unit="reward",
         advice="Comes near to reward/mean.",
-        verl="critic/vpred_mean",
+        elsewhere="verl `critic/vpred_mean`",
     ),
     Metric(
         key="value/clip_fraction",
@@ -284,7 +304,7 @@ METRICS = (
         unit="share",
         advice="Near 1 while the values are far from the rewards: a step moves them by value_clip "
         "only. A larger value_clip, or None, lets them arrive sooner.",
-        verl="critic/vf_clipfrac",
+        elsewhere="verl `critic/vf_clipfrac`",
     ),
     Metric(
         key="engine/logprob_difference_mean",
@@ -292,9 +312,9 @@ METRICS = (
         unit="nats",
         high=0.1,
         advice="The exact limit follows from dtype and the run's own floor, see engine/drift.",
-        trl="sampling/sampling_logp_difference/mean",
-        verl="training/rollout_probs_diff_mean (of probabilities)",
-        open_instruct="debug/vllm_vs_local_logprob_diff_mean",
+        elsewhere="TRL `sampling/sampling_logp_difference/mean`; "
+        "verl `training/rollout_probs_diff_mean (of probabilities)`; "
+        "open-instruct `debug/vllm_vs_local_logprob_diff_mean`",
     ),
     Metric(
         key="engine/logprob_difference_max",
@@ -302,9 +322,9 @@ METRICS = (
         unit="nats",
         advice="Some 1e-5 in float32. In bfloat16 single tokens can be tenths of a nat apart and "
         "nothing is wrong; see engine/drift.",
-        trl="sampling/sampling_logp_difference/max",
-        verl="training/rollout_probs_diff_max (of probabilities)",
-        open_instruct="debug/vllm_vs_local_logprob_diff_max",
+        elsewhere="TRL `sampling/sampling_logp_difference/max`; "
+        "verl `training/rollout_probs_diff_max (of probabilities)`; "
+        "open-instruct `debug/vllm_vs_local_logprob_diff_max`",
     ),
     Metric(
         key="engine/kl",
@@ -314,8 +334,7 @@ METRICS = (
         high=3e-3,
         advice="NeMo-RL looks into what exceeds about 1e-3, which the rounding of a small model in "
         "bfloat16 can reach by itself. See engine/drift.",
-        verl="rollout_corr/k3_kl",
-        open_instruct="debug/vllm_local_reverse_kl",
+        elsewhere="verl `rollout_corr/k3_kl`; open-instruct `debug/vllm_local_reverse_kl`",
     ),
     Metric(
         key="engine/ratio",
@@ -324,8 +343,7 @@ METRICS = (
         low=0.99,
         high=1.01,
         advice="1 in expectation where both are one policy, whatever they round.",
-        trl="sampling/importance_sampling_ratio/mean",
-        open_instruct="val/rho_weight",
+        elsewhere="TRL `sampling/importance_sampling_ratio/mean`; open-instruct `val/rho_weight`",
     ),
     Metric(
         key="engine/probability_error",
@@ -348,31 +366,32 @@ METRICS = (
     Metric(
         key="optim/grad_norm",
         formula="2-norm of the gradient before clipping, mean over the step's updates",
-        unit="",
+        unit="of the loss",
         high=100.0,
         advice="Beyond it every update is direction only, and a spike often follows one bad batch: "
         "look at engine/* and policy/ratio of that step. 0 means that no group had contrast.",
-        trl="grad_norm",
-        verl="actor/grad_norm",
-        open_instruct="optim/grad_norm",
+        elsewhere="TRL `grad_norm`; verl `actor/grad_norm`; open-instruct `optim/grad_norm`",
     ),
     Metric(
         key="optim/learning_rate",
         formula="of the step's updates, mean",
-        unit="",
-        trl="learning_rate",
-        verl="actor/lr",
-        open_instruct="lr",
+        unit="none",
+        advice="What optim.warmup_steps and optim.schedule say; nothing else moves it.",
+        elsewhere="TRL `learning_rate`; verl `actor/lr`; open-instruct `lr`",
     ),
     Metric(
         key="optim/value_grad_norm",
         formula="optim/grad_norm of the value model",
-        unit="",
+        unit="of the loss",
         advice="Large at first, as the squared error of rewards of 10 is. It is clipped.",
-        verl="critic/grad_norm",
+        elsewhere="verl `critic/grad_norm`",
     ),
     Metric(
-        key="optim/value_learning_rate", formula="of the value model", unit="", verl="critic/lr"
+        key="optim/value_learning_rate",
+        formula="of the value model",
+        unit="none",
+        advice="As optim/learning_rate, of value_optim.",
+        elsewhere="verl `critic/lr`",
     ),
     Metric(
         key="heldout/accuracy",
@@ -381,12 +400,21 @@ METRICS = (
         unit="share",
         advice="The number that a run is for. It should follow verifiable_rate; if it falls while "
         "that rises, the policy learns the training prompts by heart.",
-        trl="eval_*",
-        verl="val-core/{src}/acc/mean@k",
-        open_instruct="eval/pass_at_k",
+        elsewhere="TRL `eval_*`; verl `val-core/{src}/acc/mean@k`; open-instruct `eval/pass_at_k`",
     ),
-    Metric(key="heldout/num_prompts", formula="held-out answers with a verdict", unit="count"),
-    Metric(key="heldout/num_pairs", formula="held-out pairs of a reward model", unit="count"),
+    Metric(
+        key="heldout/num_prompts",
+        formula="held-out answers with a verdict",
+        unit="count",
+        advice="With heldout/undecided it adds up to heldout.num_prompts, or to the rows that "
+        "there are.",
+    ),
+    Metric(
+        key="heldout/num_pairs",
+        formula="held-out pairs of a reward model",
+        unit="count",
+        advice="heldout.num_prompts, or the pairs that there are.",
+    ),
     Metric(
         key="heldout/margin",
         formula="mean over them of the chosen score less the rejected one",
@@ -407,59 +435,60 @@ METRICS = (
         unit="share",
         advice="On 200 instances one standard error is up to 3.5 points: `cameleer report compare` "
         "of two directories below evals/ tells a gain from chance.",
-        trl="eval_*",
-        verl="val-core/*",
-        open_instruct="eval/scores",
+        elsewhere="TRL `eval_*`; verl `val-core/*`; open-instruct `eval/scores`",
     ),
     Metric(
         key="time/rollout",
         formula="sampling",
         unit="s",
-        verl="timing_s/gen",
+        advice="Follows length/max: a step waits for its longest answer. Lower rollout.max_tokens "
+        "or, where memory allows, raise rollout.num_slots.",
+        elsewhere="verl `timing_s/gen`",
     ),
     Metric(
         key="time/verify",
         formula="scoring completions",
         unit="s",
         advice="Add runtime.num_verifier_workers if it is more than a few percent of the step.",
-        verl="timing_s/reward",
+        elsewhere="verl `timing_s/reward`",
     ),
     Metric(
         key="time/score",
         formula="log-probabilities of the old policy and the reference",
         unit="s",
-        trl="forward_time_s",
-        verl="timing_s/old_log_prob, timing_s/ref",
+        advice="Next to nothing where a step has one update, no reference and no value model.",
+        elsewhere="TRL `forward_time_s`; verl `timing_s/old_log_prob, timing_s/ref`",
     ),
     Metric(
         key="time/update",
         formula="forward, backward and optimizer",
         unit="s",
-        verl="timing_s/update_actor",
-        open_instruct="time/training",
+        advice="Raise runtime.micro_batch_tokens where memory allows.",
+        elsewhere="verl `timing_s/update_actor`; open-instruct `time/training`",
     ),
     Metric(
         key="time/step",
         formula="the step, without evaluation and saving",
         unit="s",
-        trl="step_time",
-        verl="timing_s/step",
-        open_instruct="time/total",
+        advice="What the phases leave of it is mostly assembling and writing. At equal lengths a "
+        "rise means that something else runs on the machine.",
+        elsewhere="TRL `step_time`; verl `timing_s/step`; open-instruct `time/total`",
     ),
     Metric(
         key="throughput/tokens_per_s",
         formula="prompt and completion tokens of the step / time/step",
         unit="tokens/s",
-        trl="training_tok/s",
-        verl="perf/throughput (a GPU)",
-        open_instruct="learner tokens/s",
+        advice="Comparable at equal lengths only. If it falls, look which of time/* has grown.",
+        elsewhere="TRL `training_tok/s`; "
+        "verl `perf/throughput (a GPU)`; "
+        "open-instruct `learner tokens/s`",
     ),
     Metric(
         key="throughput/sampled_tokens_per_s",
         formula="sampled tokens of the step / time/rollout",
         unit="tokens/s",
-        trl="generation_tok_per_s",
-        open_instruct="val/actor_tokens_per_second",
+        advice="Falls where few long answers hold the last slots: see length/max.",
+        elsewhere="TRL `generation_tok_per_s`; open-instruct `val/actor_tokens_per_second`",
     ),
 )
 
@@ -488,10 +517,35 @@ def out_of_range(metrics: Mapping[str, float]) -> list[str]:
 
 def page() -> str:
     """docs/metrics.md."""
-    parts = [_HEAD]
+    parts, chapter = [_HEAD], ""
     for metric in METRICS:
-        parts.append(f"## `{metric.key}`\n\n{_sentence(metric.formula)}\n\n{_facts(metric)}\n")
+        if chapter != (chapter := _CHAPTERS[metric.key.split("/")[0]]):
+            parts.append(f"## {chapter}\n")
+        parts.append(f"### `{metric.key}`\n\n{_sentence(metric.formula)}\n\n{_facts(metric)}\n")
     return "\n".join(parts)
+
+
+_CHAPTERS = {
+    "reward": "Rewards",
+    "verifiable_rate": "Rewards",
+    "groups": "Groups",
+    "length": "Answers",
+    "finish": "Answers",
+    "status": "Verdicts",
+    "loss": "Loss",
+    "sft": "Loss",
+    "rewards": "Pairs",
+    "logps": "Pairs",
+    "policy": "Policy",
+    "value": "Value model",
+    "engine": "Engine and learner",
+    "optim": "Optimizer",
+    "heldout": "Held-out questions and benchmarks",
+    "eval": "Held-out questions and benchmarks",
+    "time": "Time",
+    "throughput": "Time",
+}
+"""By the first part of a key."""
 
 
 _HEAD = """# Metrics
@@ -508,16 +562,14 @@ Aliases name the same quantity in other libraries; formulas can differ.
 
 
 def _facts(metric: Metric) -> str:
-    lines = []
-    if metric.unit:
-        lines.append(f"- unit: {metric.unit}")
-    lines.append(f"- healthy: {_range(metric)}")
-    if metric.advice:
-        lines.append(f"- {'otherwise' if _range(metric) != 'any' else 'note'}: {metric.advice}")
-    names = {"TRL": metric.trl, "verl": metric.verl, "open-instruct": metric.open_instruct}
-    known = [f"{library} `{name}`" for library, name in names.items() if name]
-    if known:
-        lines.append(f"- elsewhere: {'; '.join(known)}")
+    healthy = _range(metric)
+    lines = [
+        f"- unit: {metric.unit}",
+        f"- healthy: {healthy}",
+        f"- {'otherwise' if healthy != 'any' else 'note'}: {metric.advice}",
+    ]
+    if metric.elsewhere:
+        lines.append(f"- elsewhere: {metric.elsewhere}")
     return "\n".join(lines)
 
 

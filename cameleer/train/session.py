@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -29,9 +28,8 @@ from cameleer.models.load import (
     load_model,
     load_tokenizer,
 )
-from cameleer.recipe import Curate, Model, Optim, Recipe, to_json
-from cameleer.rollout.engine import RolloutEngine, Sampling
-from cameleer.rollout.torch_engine import TorchEngine
+from cameleer.recipe import Curate, Model, Optim, Recipe, Rollout, to_json
+from cameleer.rollout.engine import Sampling, make_engine
 from cameleer.train import ranks, rollouts
 from cameleer.train.guards import refuse_overlap
 from cameleer.train.learner import Sums
@@ -40,6 +38,7 @@ from cameleer.train.model_reward import ModelReward
 from cameleer.train.optimizer import MasterAdamW
 from cameleer.train.torch_learner import TorchLearner, Trained
 from cameleer.types import Group
+from cameleer.user_files import call
 from cameleer.verifiers.base import Verifier
 from cameleer.verifiers.isolate import VerifierPool
 
@@ -68,17 +67,13 @@ class Inputs:
 
 
 def resolve(source: str) -> str:
-    """The directory or hub id of a model; ``module:function`` is called for it."""
+    """The directory or hub id of a model, or what a function that is named instead returns."""
     if ":" not in source:
         return source
-    module, _, name = source.partition(":")
     try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(
-            f"model.source names {source}, which cannot be imported: {error}"
-        ) from error
-    return str(function())
+        return str(call(source))
+    except RecipeError as error:
+        raise RecipeError(f"model.source names {source}: {error}") from error
 
 
 def read_inputs(recipe: Recipe) -> Inputs:
@@ -144,7 +139,8 @@ class Session:
         self.answers = recipe.algorithm.trains == "policy"
         """False for a reward model, which has no engine."""
         if self.answers:
-            self.engine: RolloutEngine = TorchEngine(
+            self.engine = make_engine(
+                (rollout or Rollout).engine,
                 self.learner.model,
                 self.inputs.tokenizer,
                 num_slots=rollout.num_slots if rollout else _HELDOUT_SLOTS[recipe.runtime.device],

@@ -205,7 +205,9 @@ def test_a_model_that_would_train_wrongly_is_refused(
 
 def test_a_model_function_that_cannot_be_imported_is_named(model: Path, tmp_path: Path):
     message = refusal(grpo(model, tmp_path, model=Model(source="cameleer.models.tiny:camel")))
-    assert message.startswith("model.source names cameleer.models.tiny:camel, which cannot be")
+    assert message.startswith(
+        "model.source names cameleer.models.tiny:camel: cameleer.models.tiny has"
+    )
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,14 +55,22 @@ def test_every_key_stands_once_and_says_what_to_do_beyond_its_range():
     keys = [metric.key for metric in METRICS]
     assert len(set(keys)) == len(keys)
     for metric in METRICS:
-        assert metric.formula and (metric.advice or (metric.low, metric.high) == (None, None))
+        assert metric.formula and metric.unit and metric.advice, metric.key
+
+
+def test_no_chapter_of_the_page_is_begun_twice():
+    chapters = re.findall("^## .*", page(), re.MULTILINE)
+    assert len(chapters) == len(set(chapters)) > 5
 
 
 @pytest.mark.parametrize(
     ("value", "healthy"), [(0.9, True), (1.1, True), (0.89, False), (1.11, False)]
 )
 def test_both_ends_belong_to_the_range(value: float, healthy: bool):
-    assert Metric(key="k", formula="f", unit="", low=0.9, high=1.1).healthy(value) == healthy
+    assert (
+        Metric(key="k", formula="f", unit="u", advice="a", low=0.9, high=1.1).healthy(value)
+        == healthy
+    )
 
 
 def test_a_number_that_is_none_is_never_healthy():
