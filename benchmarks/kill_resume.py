@@ -63,7 +63,7 @@ def recipe(kind: str, model: Path, root: Path) -> Recipe:
 
     The last has a verifier with a worker process, which a kill must not leave behind.
     """
-    source = Source(path=_PROBLEMS, format="gsm8k", name="arithmetic", max_rows=64)
+    source = Source(path=_PROBLEMS, format="gsm8k", name="arithmetic", count=64, take="first")
     common: dict[str, Any] = {
         "name": kind,
         "model": Model(source=str(model)),

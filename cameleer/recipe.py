@@ -264,6 +264,10 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
             f"{type(recipe.algorithm).__name__} is an objective whose model, with a head of one "
             "number, no learner has yet. Use GRPO or DPO."
         )
+    if not 0 <= recipe.seed < 1 << 63:
+        yield f"seed is {recipe.seed}; give a whole number from 0 on."
+    for source in (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ())):
+        yield from source.problems()
     if not recipe.data:
         yield "The recipe has no `data`. Name at least one Source."
     if recipe.num_steps < 1:

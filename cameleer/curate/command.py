@@ -1,4 +1,4 @@
-"""The command ``cameleer data``: look at rows as a model sees them, and make pairs on-policy."""
+"""The commands ``cameleer data show`` and ``data pairs``: rows as a model sees them, and pairs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cameleer.curate.pairs import Curated, curate
 from cameleer.data.chat import with_template
 from cameleer.data.preference import load_pairs
 from cameleer.data.prompts import Example, Examples, check_truths, load_examples, load_prompts
-from cameleer.data.sources import Source
+from cameleer.data.sources import Source, rows_of
 from cameleer.errors import RecipeError, RunError
 from cameleer.log import console, quiet_libraries
 
@@ -27,7 +28,7 @@ def show(asked: argparse.Namespace) -> int:
     """Print rows as token text, what is trained in colour and between brackets."""
     from cameleer.models.load import load_tokenizer
 
-    source = _source(asked, max_rows=asked.count)
+    source = _source(asked, asked.count)
     with quiet_libraries():
         tokenizer = load_tokenizer(asked.model)
     with_template(tokenizer, asked.chat_template, asked.model)
@@ -106,12 +107,11 @@ def _curated(asked: argparse.Namespace) -> Curated:
         tokenizer = load_tokenizer(asked.model)
         with_template(tokenizer, asked.chat_template, asked.model)
         model = load_model(asked.model, "bfloat16" if device == "cuda" else "float32", device)
-    source = _source(asked, max_rows=asked.max_rows)
+    source = _source(asked, asked.count)
     limit = asked.max_prompt_tokens
-    origins: dict[str, str] = {}
-    prompts = load_prompts([source], tokenizer, max_tokens=limit, origins=origins).prompts
     known: dict[str, Any] = {"gsm8k": GSM8K(), "math": Math(), "ifeval": IFEval()}
-    check_truths(prompts, known, origins)
+    found = load_prompts([source], tokenizer, max_tokens=limit)
+    prompts = check_truths(found, known, [source]).prompts
     used = {check.verifier for prompt in prompts for check in prompt.checks}
     engine = TorchEngine(model, tokenizer, num_slots=asked.slots)
     with VerifierPool({name: known[name] for name in used}, asked.workers) as pool:
@@ -127,17 +127,20 @@ def _curated(asked: argparse.Namespace) -> Curated:
     return curate(groups, seed=asked.seed)
 
 
-def _source(asked: argparse.Namespace, *, max_rows: int | None) -> Source:
-    return Source(
-        path=asked.source, format=asked.format, split=asked.split, subset=asked.subset,
-        max_rows=max_rows,
-    )  # fmt: skip
+def _source(asked: argparse.Namespace, count: int | None) -> Source:
+    """The source that was asked for, or as many of its first rows as there are up to a count."""
+    source = Source(
+        path=asked.source, format=asked.format, split=asked.split, subset=asked.subset, take="first"
+    )
+    num_rows = sum(1 for _ in itertools.islice(rows_of(source), count))
+    return replace(source, count=num_rows) if count and num_rows else source
 
 
 def _tell(found: Examples) -> None:
-    if found.truncated:
-        console.print(f"{found.truncated:,} cut at --max-tokens")
-    for reason, count in found.dropped.items():
+    (tally,) = found.sources
+    if tally.truncated:
+        console.print(f"{tally.truncated:,} cut at --max-tokens")
+    for reason, count in tally.dropped.items():
         console.print(f"{count:,} left out: {reason}", markup=False)
 
 

@@ -54,7 +54,7 @@ def smollm2_135m_sft_grpo() -> Ladder:
         name="sft",
         model=model,
         algorithm=SFT(),
-        data=(replace(questions, max_rows=half),),
+        data=(replace(questions, count=half, take="first"),),
         verifiers={"gsm8k": GSM8K()},
         optim=Optim(learning_rate=2e-4, weight_decay=0.0, warmup_steps=20),
         num_steps=468,  # Eight passes over the half.

@@ -139,7 +139,7 @@ def _model(recipe: Recipe) -> str:
 
 
 def _data(recipe: Recipe) -> str:
-    from cameleer.train.session import described, read_inputs
+    from cameleer.train.session import described, per_source, read_inputs
 
     sources = (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ()))
     for source in sources:
@@ -151,17 +151,17 @@ def _data(recipe: Recipe) -> str:
     with quiet_libraries():
         inputs = read_inputs(recipe)
     told = "".join(f"\n      note: {notice}" for notice in notices(recipe, inputs.longest))
+    lines = "".join(f"\n      {line}" for line in per_source(recipe.data, inputs.tallies))
     if not recipe.rollout:
-        return f"{described(inputs.examples)}{told}"
+        return f"{described(inputs.examples)}{lines}{told}"
     longest = max(len(p.tokens) for p in inputs.prompts.prompts)
-    return (
-        f"{len(inputs.prompts.prompts):,} prompts, the longest of {longest:,} tokens; "
-        f"{inputs.prompts.too_long:,} dropped as too long{told}"
-    )
+    return f"{described(inputs.prompts)}, the longest of {longest:,} tokens{lines}{told}"
 
 
 def _data_without_tokenizer(recipe: Recipe) -> str:
     """Rows, verifiers and truths can be checked where the model's tokenizer is out of reach."""
+
+    from cameleer.train.session import described
 
     class _Words:
         def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> list[int]:
@@ -169,10 +169,9 @@ def _data_without_tokenizer(recipe: Recipe) -> str:
 
     if recipe.rollout is None:
         raise NotCheckedError("the tokenizer is on the hub, which cannot be reached from here")
-    origins: dict[str, str] = {}
-    found = load_prompts(recipe.data, _Words(), max_tokens=2**31, origins=origins)
-    check_truths(found.prompts, dict(recipe.verifiers), origins)
-    return f"{len(found.prompts):,} prompts; lengths not checked: no tokenizer here"
+    found = load_prompts(recipe.data, _Words(), max_tokens=2**31, seed=recipe.seed)
+    found = check_truths(found, recipe.verifiers, recipe.data)
+    return f"{described(found)}; lengths not checked: no tokenizer here"
 
 
 def _evals(recipe: Recipe) -> str:

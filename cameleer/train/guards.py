@@ -27,7 +27,12 @@ def refuse_overlap(prompts: Prompts, examples: Examples, heldout: Prompts) -> No
     first trained token is the question.
     """
     trained = {_words(p) for p in prompts.prompts}
-    imitated = {example.tokens[: example.mask.index(True)] for example in examples.sequences}
+    asked, imitated = {p.tokens for p in heldout.prompts}, set()
+    # Of examples there may be too many to hold all their questions.
+    for example in examples.sequences if asked else ():
+        question = example.tokens[: example.mask.index(True)]
+        if question in asked:
+            imitated.add(question)
     both = [p for p in heldout.prompts if _words(p) in trained or p.tokens in imitated]
     if both:
         raise DataError(
