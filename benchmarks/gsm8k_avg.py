@@ -35,7 +35,7 @@ def answer(asked: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(asked.model)
     with_template(tokenizer, "tokenizer", asked.model)
     model = load_model(asked.model, "bfloat16" if device == "cuda" else "float32", device)
-    source = Source(path=asked.questions, format="gsm8k", max_rows=asked.max_rows)
+    source = Source(path=asked.questions, format="gsm8k", count=asked.count, take="first")
     prompts = load_prompts([source], tokenizer, max_tokens=1024).prompts
     engine = TorchEngine(model, tokenizer, num_slots=asked.slots)
     found: dict[str, object] = {"model": Path(asked.model).name, "questions": len(prompts)}
@@ -113,7 +113,7 @@ def main() -> None:
     command.add_argument("--out", required=True)
     command.add_argument("--samples", type=int, default=16)
     command.add_argument("--max-tokens", type=int, default=320)
-    command.add_argument("--max-rows", type=int)
+    command.add_argument("--count", type=int)
     command.add_argument("--slots", type=int, default=1024)
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=answer)

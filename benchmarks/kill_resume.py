@@ -76,7 +76,7 @@ def recipe(kind: str, model: Path, root: Path) -> Recipe:
 
     The last has a verifier with a worker process, which a kill must not leave behind.
     """
-    source = Source(path=_PROBLEMS, format="gsm8k", name="arithmetic", max_rows=64)
+    source = Source(path=_PROBLEMS, format="gsm8k", name="arithmetic", count=64, take="first")
     common: dict[str, Any] = {
         "name": kind,
         "model": Model(source=str(model)),
@@ -87,7 +87,7 @@ def recipe(kind: str, model: Path, root: Path) -> Recipe:
         "heldout": HeldOut(sources=(replace(source, split="test"),), num_prompts=4, every=3),
         "output": Output(directory=str(root), save_every=2, keep_last=2, sample_every=2),
     }
-    pairs = Source(path="kill_resume:preferences", format="preference", max_rows=64)
+    pairs = Source(path="kill_resume:preferences", format="preference", count=64, take="first")
     if kind == "sft":
         return Recipe(algorithm=SFT(), batch_size=8, verifiers={"gsm8k": Even()}, **common)
     if kind == "dpo":

@@ -1,13 +1,13 @@
 """SFT and DPO on rows of unequal length: ours against TRL's trainers, same model, rows and batches.
 
-    python benchmarks/offline_throughput.py ROWS MODEL --rows 48            # CPU, float32, two threads
+    python benchmarks/offline_throughput.py ROWS MODEL --rows 48    # CPU, float32, two threads
     python benchmarks/offline_throughput.py ROWS MODEL --device cuda --warm-up 1
 
 ROWS is dpo_en_demo.jsonl(.gz) of hiyouga/LLaMA-Factory: 300 preference pairs. SFT learns the chosen
 answers. Each side runs in a process of its own, in turn, and passes through all rows once, after
-`--warm-up` passes that are not counted. Tokens are those of the rows, without padding: a pass has the
-same number for all sides. TRL comes as it is by default, then without gradient checkpointing, then at
-its best setting: packing for SFT, padding_free for DPO.
+`--warm-up` passes that are not counted. Tokens are those of the rows, without padding: a pass has
+the same number for all sides. TRL comes as it is by default, then without gradient checkpointing,
+then at its best setting: packing for SFT, padding_free for DPO.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ MAX_TOKENS = 1024
 
 def rows() -> list[dict[str, Any]]:
     path = Path(os.environ["ROWS"])
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        lines = [json.loads(line) for line in file][: int(os.environ["NUM_ROWS"])]
+    read = gzip.decompress if path.suffix == ".gz" else bytes
+    lines = [json.loads(line) for line in read(path.read_bytes()).splitlines()]
+    lines = lines[: int(os.environ["NUM_ROWS"])]
 
     def turn(message: dict[str, str]) -> dict[str, str]:
         return {"role": ROLES[message["from"]], "content": message["value"]}

@@ -42,7 +42,7 @@ def main() -> None:
     directory = str(smollm2_135m_instruct())
     tokenizer = load_tokenizer(directory)
     with_template(tokenizer, "tokenizer", directory)
-    source = Source(path=asked.questions, format="gsm8k", max_rows=asked.prompts)
+    source = Source(path=asked.questions, format="gsm8k", count=asked.prompts, take="first")
     prompts = load_prompts([source], tokenizer, max_tokens=1024).prompts
     with quiet_libraries():
         ours = load_model(directory, "float32", "cpu")

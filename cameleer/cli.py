@@ -23,6 +23,7 @@ _EXAMPLES = """\
   cameleer replay runs/quickstart/grpo --step 37
   cameleer diff runs/quickstart/grpo runs/other/grpo
   cameleer data show MODEL rows.jsonl --format chat
+  cameleer data mix quickstart                 rows and tokens of each source of a recipe
   cameleer data pairs MODEL gsm8k/train.jsonl --format gsm8k --output pairs.jsonl
   cameleer eval MODEL --benchmarks gsm8k,math,ifeval
   cameleer report compare evals/before/full evals/after/full tulu31_8b_published
@@ -63,8 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("diff", help="show where two runs part")
     command.add_argument("run", help="a run's directory")
     command.add_argument("other", help="another one's")
-    data = commands.add_parser("data", help="look at rows, or make pairs with a model")
+    data = commands.add_parser("data", help="look at rows or a mixture, or make pairs with a model")
     tools = data.add_subparsers(dest="tool", required=True, metavar="TOOL")
+    command = tools.add_parser("mix", help="what the sources of a recipe come to, in tokens")
+    command.add_argument("recipe", help="a recipe, as for run; its --fields may follow")
     _add_data_arguments(tools)
     evaluation = commands.add_parser("eval", help="score a checkpoint or an endpoint")
     _add_eval_arguments(evaluation)
@@ -97,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # slower on two cores. OpenMP reads this when torch is imported, which no line above does.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     takes_fields = known.command in ("run", "check")
-    if rest and not takes_fields and not (known.command == "replay" and known.recipe):
+    has_recipe = known.command in ("replay", "data") and getattr(known, "recipe", None)
+    if rest and not takes_fields and not has_recipe:
         parser.error(f"{known.command} does not take {' '.join(rest)}")
     if known.command == "verify" and known.file is None and _file_options(known):
         parser.error("verify takes --verifier, --compat and --output together with a file only")
@@ -117,6 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return diff(Path(known.run), Path(known.other))
         if known.command == "data":
+            if known.tool == "mix":
+                return _mix(known.recipe, rest)
             from cameleer.curate.command import make, show
 
             return show(known) if known.tool == "show" else make(known)
@@ -169,7 +175,7 @@ def _add_data_arguments(tools: argparse._SubParsersAction[argparse.ArgumentParse
     add("--temperature", type=float, default=1.0)
     add("--max-tokens", type=int, default=512, help="longest answer")
     add("--max-prompt-tokens", type=int, default=2048, help="longer questions are left out")
-    add("--max-rows", type=int, help="take so many rows")
+    add("--count", type=int, help="take the first so many rows")
     add("--seed", type=int, default=0)
     add("--device", choices=["cpu", "cuda"], help="cuda where there is one")
     add("--slots", type=int, default=64, help="answers decoded together")
@@ -250,6 +256,16 @@ def _check(reference: str, rest: Sequence[str]) -> int:
     from cameleer.train.check import check
 
     return check(recipe)
+
+
+def _mix(reference: str, rest: Sequence[str]) -> int:
+    from cameleer.overrides import override
+    from cameleer.recipe import load
+
+    recipe = override(load(reference), rest, prog=f"cameleer data mix {reference}")
+    from cameleer.curate.mix import mix
+
+    return mix(recipe)
 
 
 def _replay(directory: Path, step: int, reference: str | None, rest: Sequence[str]) -> int:

@@ -18,6 +18,15 @@ class DataError(CameleerError):
     """A row, file or data set is missing or malformed. The message names file and line."""
 
 
+class RowError(DataError):
+    """A single row that cannot be used. ``Source(bad_rows="skip")`` leaves it out and counts it."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """The same for all rows of a kind: what they are counted by."""
+
+
 class ModelError(CameleerError):
     """A checkpoint, tokenizer or chat template cannot be used."""
 

@@ -91,14 +91,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def checksums(directory: Path) -> dict[str, list[int]]:
     """Size and CRC-32 of every file below a directory, by relative path."""
-    found = {}
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        crc = 0
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                crc = zlib.crc32(block, crc)
-        found[str(path.relative_to(directory))] = [path.stat().st_size, crc]
-    return found
+    paths = sorted(p for p in directory.rglob("*") if p.is_file())
+    return {str(path.relative_to(directory)): checksum(path) for path in paths}
+
+
+def checksum(path: Path) -> list[int]:
+    """Size and CRC-32 of a file."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            crc = zlib.crc32(block, crc)
+    return [path.stat().st_size, crc]
 
 
 def sync(*paths: Path) -> None:

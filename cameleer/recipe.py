@@ -386,6 +386,10 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
             )
     if recipe.reward_model and rollout is None:
         yield "The recipe has a `reward_model` and no `rollout` to reward. Remove one of the two."
+    if not 0 <= recipe.seed < 1 << 63:
+        yield f"seed is {recipe.seed}; give a whole number from 0 on."
+    for source in (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ())):
+        yield from source.problems()
     if not recipe.data:
         yield "The recipe has no `data`. Name at least one Source."
     if recipe.num_steps < 1:

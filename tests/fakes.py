@@ -93,7 +93,8 @@ ARITHMETIC = Source(
     path="cameleer.data.datasets.arithmetic:problems",
     format="gsm8k",
     name="arithmetic",
-    max_rows=64,
+    count=64,
+    take="first",
 )
 
 ONE_THREAD = Runtime(num_threads=1)
@@ -137,7 +138,7 @@ def preferences(split: str) -> Iterator[dict[str, Any]]:
 
 def dpo(model: Path, root: Path, /, **changes: Any) -> Recipe:
     """Four steps of DPO towards worked answers."""
-    pairs = Source(path="fakes:preferences", format="preference", max_rows=64)
+    pairs = Source(path="fakes:preferences", format="preference", count=64, take="first")
     return replace(sft(model, root, name="dpo", algorithm=DPO(beta=1.0), data=(pairs,)), **changes)
 
 
@@ -159,6 +160,32 @@ def ppo(model: Path, root: Path, /, **changes: Any) -> Recipe:
         value_optim=Optim(learning_rate=2e-2),
     )
     return replace(recipe, **changes)
+
+
+def on_the_hub(monkeypatch: Any, root: Path, name: str, commit: str, rows: list[Any]) -> None:
+    """Leave a data set as `datasets` keeps it once it was loaded, and cut the network off."""
+    import datasets
+    from datasets.arrow_writer import ArrowWriter
+
+    owner, _, short = name.partition("/")
+    directory = root / f"{owner}___{short}" / "default" / "0.0.0" / commit
+    directory.mkdir(parents=True)
+    features = datasets.Dataset.from_list(rows).features
+    with ArrowWriter(features=features, path=str(directory / f"{short}-train.arrow")) as writer:
+        for row in rows:
+            writer.write(row)
+        num_examples, num_bytes = writer.finalize()
+    splits = datasets.SplitDict(dataset_name=short)
+    splits["train"] = datasets.SplitInfo("train", num_bytes, num_examples, dataset_name=short)
+    info = datasets.DatasetInfo(
+        features=features, splits=splits, dataset_name=short, config_name="default",
+        builder_name="parquet", version="0.0.0",
+    )  # fmt: skip
+    info.write_to_directory(str(directory))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", root)
 
 
 def grpo(model: Path, root: Path, /, **changes: Any) -> Recipe:

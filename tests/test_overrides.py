@@ -58,8 +58,8 @@ def test_a_field_by_its_path(recipe: Recipe, arguments: tuple[str, ...], path: s
 
 
 def test_a_member_of_a_tuple_by_its_place(recipe: Recipe):
-    found = changed(recipe, "--data.0.path", "rows.jsonl", "--data.0.max-rows", "7")
-    assert (found.data[0].path, found.data[0].max_rows) == ("rows.jsonl", 7)
+    found = changed(recipe, "--data.0.path", "rows.jsonl", "--data.0.count", "7")
+    assert (found.data[0].path, found.data[0].count) == ("rows.jsonl", 7)
     assert found.data[0].format == "gsm8k"
 
 

@@ -1,9 +1,10 @@
-"""The command ``cameleer data``: look at rows as a model sees them, and make pairs on-policy."""
+"""The commands ``cameleer data show`` and ``data pairs``: rows as a model sees them, and pairs."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
+from dataclasses import replace
 from typing import Any, Literal
 
 from rich.text import Text
@@ -12,7 +13,7 @@ from cameleer.curate.stage import answered, tell
 from cameleer.data.chat import with_template
 from cameleer.data.preference import load_pairs
 from cameleer.data.prompts import Example, Examples, load_examples, load_prompts
-from cameleer.data.sources import Source
+from cameleer.data.sources import Source, rows_of
 from cameleer.errors import RecipeError, RunError
 from cameleer.files import write_lines
 from cameleer.log import console, quiet_libraries
@@ -29,7 +30,7 @@ def show(asked: argparse.Namespace) -> int:
     """Print rows as token text, what is trained in colour and between brackets."""
     from cameleer.models.load import load_tokenizer
 
-    source = _source(asked, max_rows=asked.count)
+    source = _source(asked, asked.count)
     with quiet_libraries():
         tokenizer = load_tokenizer(asked.model)
     with_template(tokenizer, asked.chat_template, asked.model)
@@ -101,7 +102,7 @@ def _stage(asked: argparse.Namespace) -> Curate:
     return Curate(
         name="pairs",
         model=Model(source=asked.model, dtype=dtype, chat_template=asked.chat_template),
-        data=(_source(asked, max_rows=asked.max_rows),),
+        data=(_source(asked, asked.count),),
         verifiers={"gsm8k": GSM8K(), "math": Math(), "ifeval": IFEval()},
         reward_model=judge,
         rollout=Rollout(
@@ -119,15 +120,18 @@ def _stage(asked: argparse.Namespace) -> Curate:
     )
 
 
-def _source(asked: argparse.Namespace, *, max_rows: int | None) -> Source:
-    return Source(
-        path=asked.source, format=asked.format, split=asked.split, subset=asked.subset,
-        max_rows=max_rows,
-    )  # fmt: skip
+def _source(asked: argparse.Namespace, count: int | None) -> Source:
+    """The source that was asked for, or as many of its first rows as there are up to a count."""
+    source = Source(
+        path=asked.source, format=asked.format, split=asked.split, subset=asked.subset, take="first"
+    )
+    num_rows = sum(1 for _ in itertools.islice(rows_of(source), count))
+    return replace(source, count=num_rows) if count and num_rows else source
 
 
 def _tell(found: Examples) -> None:
-    if found.truncated:
-        console.print(f"{found.truncated:,} cut at --max-tokens")
-    for reason, count in found.dropped.items():
+    (tally,) = found.sources
+    if tally.truncated:
+        console.print(f"{tally.truncated:,} cut at --max-tokens")
+    for reason, count in tally.dropped.items():
         console.print(f"{count:,} left out: {reason}", markup=False)

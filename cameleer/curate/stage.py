@@ -83,7 +83,7 @@ def answered(stage: Curate, directory: Path | None = None) -> tuple[Curated, dic
         check_vocabulary(tokenizer, load_config(source), source)
         with_template(tokenizer, stage.model.chat_template, source)
         limit = stage.rollout.max_prompt_tokens
-        prompts = checked_prompts(stage.data, stage.verifiers, tokenizer, limit)
+        prompts = checked_prompts(stage.data, stage.verifiers, tokenizer, limit, stage.seed)
         model = load_model(source, stage.model.dtype, stage.runtime.device)
         judge = _judge(stage, tokenizer)
     fit_to_tokenizer(model, tokenizer)

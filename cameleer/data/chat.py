@@ -70,8 +70,13 @@ def conversation_tokens(
     """The ids of a conversation and which of them to train: what the assistant would sample.
 
     That is each assistant turn after its header, up to and with its end-of-sequence token; Tulu
-    3's rule. Raises ModelError where the template renders a conversation's beginning differently
-    once it goes on: any mask would be a guess.
+    3's rule. A token that joins the header's last characters with the answer's first, such as two
+    newlines, is not trained: nobody could sample it after the header.
+
+    Raises ModelError where the template renders a conversation's beginning differently once it goes
+    on: any mask would be a guess. It is none where the header is the same and all of the answer
+    stands between it and the next end-of-sequence token, as with templates that put marks of
+    reasoning into the last turn only.
     """
     ids = _render(tokenizer, messages, add_generation_prompt=False)
     mask = [False] * len(ids)
@@ -83,19 +88,47 @@ def conversation_tokens(
         through = (
             ids if last else _render(tokenizer, messages[: turn + 1], add_generation_prompt=False)
         )
-        if ids[: len(before)] != before or ids[: len(through)] != through:
+        start = _length_in(ids, before, tokenizer)
+        end = None if start is None else _end(ids, start, through, message, tokenizer)
+        if start is None or end is None:
             raise ModelError(
                 "This chat template renders the beginning of a conversation differently once "
                 f"more follows (turn {turn + 1}, {message['content'][:60]!r}), so the trained "
                 "tokens cannot be told apart. Use chat_template='tulu', or split such "
                 "conversations into single turns."
             )
-        end = len(through)
-        if tokenizer.eos_token_id in through[len(before) :]:
-            # ChatML writes a newline after the end of a turn, which nobody samples.
-            end = through.index(tokenizer.eos_token_id, len(before)) + 1
-        mask[len(before) : end] = [True] * (end - len(before))
+        mask[start:end] = [True] * (end - start)
     return tuple(ids), tuple(mask)
+
+
+def _length_in(ids: Sequence[int], before: Sequence[int], tokenizer: Any) -> int | None:
+    """How many of a conversation's ids hold the text of its beginning.
+
+    The beginning's own number, or where the last of its text is joined with what follows, the
+    number with that token. None: the conversation begins with another text.
+    """
+    same = next((i for i, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), None)
+    if same is None:
+        return len(before) if len(ids) >= len(before) else None
+    joined, rest = tokenizer.decode([ids[same]]), tokenizer.decode(before[same:])
+    return same + 1 if rest and joined != rest and joined.startswith(rest) else None
+
+
+def _end(
+    ids: Sequence[int], start: int, through: Sequence[int], message: Message, tokenizer: Any
+) -> int | None:
+    """Where a turn that starts at a place ends. None: that cannot be told.
+
+    Args:
+        through: The conversation up to this turn, rendered without what follows.
+    """
+    ends = tokenizer.eos_token_id in ids[start:]
+    # ChatML writes a newline after the end of a turn, which nobody samples.
+    end = ids.index(tokenizer.eos_token_id, start) + 1 if ends else len(ids)
+    if ids[: len(through)] == through:
+        return min(end, len(through))
+    text = tokenizer.decode(ids[start : end - 1])
+    return end if ends and text.strip() == message["content"].strip() else None
 
 
 def _check_generation_prompt(tokenizer: Any, turns: Sequence[Message], source: str) -> None:

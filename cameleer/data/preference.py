@@ -2,57 +2,62 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from cameleer.data.chat import conversation_tokens
-from cameleer.data.prompts import Example, Examples, messages_in, naming
-from cameleer.data.sources import Row, Source, read_rows
-from cameleer.errors import DataError
+from cameleer.data.formats import messages_in, naming, turns_in
+from cameleer.data.prepared import Rendered, prepare
+from cameleer.data.prompts import NOTHING_LEFT, Examples, examples_of
+from cameleer.data.sources import Row, Source
+from cameleer.errors import DataError, RowError
 from cameleer.types import Message, Preference
 
 
-def load_pairs(sources: Sequence[Source], tokenizer: Any, *, max_tokens: int) -> Examples:
+def load_pairs(
+    sources: Sequence[Source],
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> Examples:
     """Read and render the pairs of all sources: each item is the chosen and the rejected sequence.
 
     All assistant's turns are compared, those of a shared beginning too, as in Tulu 3. Both
     sequences are cut at `max_tokens`. Left out and counted are pairs of equal conversations, which
-    prefer nothing, and those of which the cut leaves nothing to train in one of the two.
+    prefer nothing, and those of which the cut leaves nothing to train in one of the two. `seed` and
+    `cache` are those of `load_prompts`.
 
     Raises DataError for rows that are no pairs, and where no pair is left.
     """
-    items: list[tuple[Example, ...]] = []
-    dropped: Counter[str] = Counter()
-    truncated = 0
     for source in sources:
         if source.format != "preference":
             raise DataError(
                 f"{source.path} has the format '{source.format}', and pairs are to be compared. "
                 "Name a source of format 'preference', whose rows have `chosen` and `rejected`."
             )
-        for row in read_rows(source):
-            pair = _preference(row, source)
-            if pair.chosen == pair.rejected:
-                dropped["chosen equals rejected"] += 1
-                continue
-            with naming(row):
-                both = [conversation_tokens(tokenizer, x) for x in (pair.chosen, pair.rejected)]
-            truncated += any(len(tokens) > max_tokens for tokens, _ in both)
-            chosen, rejected = (
-                Example(tokens[:max_tokens], mask[:max_tokens], pair.source)
-                for tokens, mask in both
-            )
-            if not (any(chosen.mask) and any(rejected.mask)):
-                dropped["nothing to train within the length limit"] += 1
-            elif chosen.tokens == rejected.tokens:
-                dropped["equal within the length limit"] += 1
-            else:
-                items.append((chosen, rejected))
-    if not items:
-        reasons = ", ".join(f"{count:,}: {why}" for why, count in dropped.items())
-        raise DataError(f"No preference pair is left ({reasons}). Raise max_tokens, or other data.")
-    return Examples(items, truncated, dict(dropped))
+
+    def render(row: Row, source: Source) -> Rendered | str:
+        pair = _preference(row, source)
+        if pair.chosen == pair.rejected:
+            return "chosen equals rejected"
+        with naming(row):
+            both = [conversation_tokens(tokenizer, x) for x in (pair.chosen, pair.rejected)]
+        chosen, rejected = ((tokens[:max_tokens], mask[:max_tokens]) for tokens, mask in both)
+        if not (any(chosen[1]) and any(rejected[1])):
+            return NOTHING_LEFT
+        if chosen[0] == rejected[0]:
+            return "equal within the length limit"
+        truncated = any(len(tokens) > max_tokens for tokens, _ in both)
+        return Rendered((chosen, rejected), pair.source, truncated)
+
+    found = prepare(
+        sources, render, kind="pairs",
+        tokenizer=tokenizer, max_tokens=max_tokens, seed=seed, cache=cache,
+    )  # fmt: skip
+    return examples_of(found, 2, "No preference pair is left")
 
 
 def _preference(row: Row, source: Source) -> Preference:
@@ -60,15 +65,17 @@ def _preference(row: Row, source: Source) -> Preference:
     prompt = row.fields.get("prompt")
     chosen, rejected = row.fields["chosen"], row.fields["rejected"]
     if isinstance(chosen, str) != isinstance(rejected, str):
-        raise DataError(
+        raise RowError(
             f"{row.origin}: `chosen` is a {type(chosen).__name__} and `rejected` a "
-            f"{type(rejected).__name__}. Both have to be lists of turns, or both texts."
+            f"{type(rejected).__name__}. Both have to be lists of turns, or both texts.",
+            "chosen and rejected of two kinds",
         )
     if isinstance(chosen, str):
         if prompt is None:
-            raise DataError(
+            raise RowError(
                 f"{row.origin}: `chosen` and `rejected` are texts, and there is no `prompt` that "
-                "they answer. Add it, as a text or a list of turns."
+                "they answer. Add it, as a text or a list of turns.",
+                "no prompt",
             )
         chosen, rejected = ([{"role": "assistant", "content": x}] for x in (chosen, rejected))
     one = messages_in(chosen, row, "chosen")
@@ -80,8 +87,10 @@ def _preference(row: Row, source: Source) -> Preference:
         one, other = (*before, *one), (*before, *other)
     for name, messages in (("chosen", one), ("rejected", other)):
         if messages[-1]["role"] != "assistant" or messages[0]["role"] == "assistant":
-            raise DataError(
+            raise RowError(
                 f"{row.origin}: `{name}` has to begin with a question and end with the "
-                f"assistant's answer; its turns are {', '.join(m['role'] for m in messages)}."
+                f"assistant's answer; its turns are {', '.join(m['role'] for m in messages)}.",
+                "no question, or no answer",
             )
+        turns_in(messages, row)
     return Preference(one, other, source.name or source.format, row.origin)

@@ -1,32 +1,44 @@
-"""Rows of the known formats, made into prompts with checks and conversations to imitate."""
+"""Prompts to answer and conversations to imitate, from the sources of a recipe."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import resources
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from cameleer.data.chat import conversation_tokens, prompt_tokens
-from cameleer.data.sources import Row, Source, read_rows
-from cameleer.errors import DataError, ModelError
-from cameleer.types import Check, Conversation, Message, Prompt
+from cameleer.data.formats import conversation, json_of, naming, question
+from cameleer.data.mixture import Tally
+from cameleer.data.prepared import Rendered, prepare
+from cameleer.data.sources import Row, Source
+from cameleer.errors import DataError
+from cameleer.types import Check, Prompt
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+TOO_LONG = "longer than the limit of prompt tokens"
+NOTHING_LEFT = "nothing to train within the length limit"
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """The prompts of a recipe, and what became of those that are not among them."""
+    """The prompts of a recipe, and what became of the other rows."""
 
     prompts: tuple[Prompt, ...]
-    too_long: int
-    """Dropped: longer than the limit of prompt tokens."""
+    sources: tuple[Tally, ...] = ()
+    places: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    """By prompt id: which source it is of, and its ``file:line``."""
+
+    @property
+    def too_long(self) -> int:
+        return sum(tally.dropped.get(TOO_LONG, 0) for tally in self.sources)
 
 
 @dataclass(frozen=True)
@@ -42,16 +54,57 @@ class Example:
 class Examples:
     """What a recipe without rollouts learns from, and what became of the other rows."""
 
-    items: list[tuple[Example, ...]]
+    items: Sequence[tuple[Example, ...]]
     """One sequence each, or two: the chosen and the rejected of a pair."""
-    truncated: int = 0
-    """Items of which a sequence was longer than the limit, and was cut."""
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    """Rows left out, by reason."""
+    sources: tuple[Tally, ...] = ()
 
     @property
-    def sequences(self) -> list[Example]:
-        return [example for item in self.items for example in item]
+    def sequences(self) -> Iterator[Example]:
+        return (example for item in self.items for example in item)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max((tally.longest for tally in self.sources), default=0)
+
+    @property
+    def longest_trained(self) -> int:
+        """Most trained tokens of one sequence."""
+        return max((tally.longest_trained for tally in self.sources), default=0)
+
+
+class Packed(Sequence[tuple[Example, ...]]):
+    """Items that stay packed, in memory or on the disk, until they are asked for."""
+
+    def __init__(self, tables: Sequence[pa.Table], sequences_per_item: int) -> None:
+        """Of tables that `cameleer.data.prepared.prepare` returned."""
+        import pyarrow as pa
+
+        table = pa.concat_tables(tables)
+        self._tokens, self._mask = table.column("tokens"), table.column("mask")
+        self._note = table.column("note")
+        self._width = sequences_per_item
+
+    def __len__(self) -> int:
+        return len(self._tokens) // self._width
+
+    @overload
+    def __getitem__(self, index: int) -> tuple[Example, ...]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[tuple[Example, ...]]: ...
+
+    def __getitem__(self, index: int | slice) -> tuple[Example, ...] | list[tuple[Example, ...]]:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return [self[place] for place in places]
+        start = places * self._width
+        return tuple(self._example(row) for row in range(start, start + self._width))
+
+    def _example(self, row: int) -> Example:
+        tokens = self._tokens[row].values.to_numpy()
+        mask = self._mask[row].values.to_numpy(zero_copy_only=False)
+        return Example(tuple(tokens.tolist()), tuple(mask.tolist()), self._note[row].as_py())
 
 
 def load_prompts(
@@ -59,59 +112,102 @@ def load_prompts(
     tokenizer: Any,
     *,
     max_tokens: int,
-    origins: dict[str, str] | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
 ) -> Prompts:
-    """Read, check and render the prompts of all sources.
+    """Read, check and render the prompts of all sources. Longer ones than the limit are dropped.
 
     Args:
-        max_tokens: Longer prompts are dropped and counted.
-        origins: Filled with ``prompt id: file:line``, for errors found later.
+        seed: Of the rows that are drawn where a source has a share or count.
+        cache: Directory of prepared data; see `cameleer.data.prepared`.
     """
-    kept: list[Prompt] = []
-    too_long = 0
-    for number, source in enumerate(sources):
-        for index, row in enumerate(read_rows(source)):
-            messages, checks, name = _question(row, source)
-            with naming(row):
-                tokens = prompt_tokens(tokenizer, messages)
-            if len(tokens) > max_tokens:
-                too_long += 1
-                continue
-            # The number keeps two sources of the same name apart.
-            prompt_id = f"{name}/{number}:{index}" if len(sources) > 1 else f"{name}:{index}"
-            kept.append(Prompt(prompt_id, name, messages, tokens, checks))
-            if origins is not None:
-                origins[prompt_id] = row.origin
-    if not kept:
+
+    def render(row: Row, source: Source) -> Rendered | str:
+        messages, checks, name = question(row, source)
+        with naming(row):
+            tokens = prompt_tokens(tokenizer, messages)
+        if len(tokens) > max_tokens:
+            return TOO_LONG
+        truths = [(check.verifier, check.truth) for check in checks]
+        note = json_of([name, row.origin, messages, truths], row)
+        return Rendered(((tokens, [False] * len(tokens)),), note)
+
+    found = prepare(
+        sources, render, kind="prompts",
+        tokenizer=tokenizer, max_tokens=max_tokens, seed=seed, cache=cache,
+    )  # fmt: skip
+    prompts: list[Prompt] = []
+    places: dict[str, tuple[int, str]] = {}
+    for place, (table, _) in enumerate(found):
+        columns = (table.column(name).to_pylist() for name in ("number", "tokens", "note"))
+        for number, tokens, note in zip(*columns, strict=True):
+            name, origin, messages, truths = json.loads(note)
+            # The place keeps two sources of the same name apart.
+            prompt_id = f"{name}/{place}:{number}" if len(sources) > 1 else f"{name}:{number}"
+            checks = tuple(Check(verifier, truth) for verifier, truth in truths)
+            prompts.append(Prompt(prompt_id, name, tuple(messages), tuple(tokens), checks))
+            places[prompt_id] = (place, origin)
+    tallies = tuple(tally for _, tally in found)
+    if not prompts:
         raise DataError(
-            f"No prompt is left: all {too_long} have more than {max_tokens} tokens. Raise "
-            "rollout.max_prompt_tokens, or set few_shot=False on the sources."
+            f"No prompt of at most {max_tokens:,} tokens is left ({reasons(tallies)}). Raise "
+            "rollout.max_prompt_tokens, set few_shot=False on the sources, or mend the rows."
         )
-    return Prompts(tuple(kept), too_long)
+    return Prompts(tuple(prompts), tallies, places)
 
 
-def load_examples(sources: Sequence[Source], tokenizer: Any, *, max_tokens: int) -> Examples:
+def load_examples(
+    sources: Sequence[Source],
+    tokenizer: Any,
+    *,
+    max_tokens: int,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> Examples:
     """Read and render the conversations of all sources; longer ones are cut at `max_tokens`.
 
     Conversations of which nothing is left to train are dropped and counted, as in Tulu 3's filter.
+    `seed` and `cache` are those of `load_prompts`.
     """
-    items: list[tuple[Example, ...]] = []
-    truncated = without_answer = 0
-    for source in sources:
-        for row in read_rows(source):
-            conversation = _conversation(row, source)
-            with naming(row):
-                tokens, mask = conversation_tokens(tokenizer, conversation.messages)
-            truncated += len(tokens) > max_tokens
-            tokens, mask = tokens[:max_tokens], mask[:max_tokens]
-            if any(mask):
-                items.append((Example(tokens, mask, conversation.source),))
-            else:
-                without_answer += 1
+
+    def render(row: Row, source: Source) -> Rendered | str:
+        messages, name = conversation(row, source)
+        with naming(row):
+            tokens, mask = conversation_tokens(tokenizer, messages)
+        if not any(mask):
+            return "no assistant's turn"
+        if not any(mask[:max_tokens]):
+            return NOTHING_LEFT
+        cut = (tokens[:max_tokens], mask[:max_tokens])
+        return Rendered((cut,), name, truncated=len(tokens) > max_tokens)
+
+    found = prepare(
+        sources, render, kind="examples",
+        tokenizer=tokenizer, max_tokens=max_tokens, seed=seed, cache=cache,
+    )  # fmt: skip
+    return examples_of(found, 1, "No conversation has an assistant turn to train")
+
+
+def examples_of(
+    found: Sequence[tuple[pa.Table, Tally]], sequences_per_item: int, nothing: str
+) -> Examples:
+    """What `prepare` found, as items. Raises DataError where it found nothing, which it says."""
+    tallies = tuple(tally for _, tally in found)
+    items = Packed([table for table, _ in found], sequences_per_item)
     if not items:
-        raise DataError("No conversation has an assistant turn to train within the length limit.")
-    dropped = {"nothing to train within the length limit": without_answer} if without_answer else {}
-    return Examples(items, truncated, dropped)
+        raise DataError(
+            f"{nothing} within the length limit ({reasons(tallies)}). Raise max_tokens, or mend "
+            "the rows."
+        )
+    return Examples(items, tallies)
+
+
+def reasons(tallies: Sequence[Tally]) -> str:
+    """What was dropped and why, for people."""
+    total: Counter[str] = Counter()
+    for tally in tallies:
+        total.update(tally.dropped)
+    return "; ".join(f"{count:,} dropped: {why}" for why, count in total.items()) or "none dropped"
 
 
 def order(count: int, seed: int, start: int, length: int) -> list[int]:
@@ -128,9 +224,13 @@ def order(count: int, seed: int, start: int, length: int) -> list[int]:
 
 
 def check_truths(
-    prompts: Sequence[Prompt], verifiers: dict[str, Any], origins: dict[str, str]
-) -> None:
-    """Raises DataError where a prompt names an unknown verifier or a truth cannot be read."""
+    found: Prompts, verifiers: Mapping[str, Any], sources: Sequence[Source]
+) -> Prompts:
+    """The prompts whose ground truths can be read, where their sources may skip the others.
+
+    Raises DataError for a truth of another source, and for a verifier that nobody knows.
+    """
+    prompts = found.prompts
     unknown = Counter(
         name for prompt in prompts for name in {c.verifier for c in prompt.checks} - set(verifiers)
     )
@@ -140,150 +240,36 @@ def check_truths(
             f"does not have (it has {', '.join(sorted(verifiers)) or 'none'}). Add it to "
             "`verifiers`, or drop these rows."
         )
-    unreadable = []
+    unreadable = {}
     for prompt in prompts:
         for check in prompt.checks:
             problem = verifiers[check.verifier].validate(check.truth)
             if problem:
-                unreadable.append((prompt, check, problem))
-    if unreadable:
-        prompt, check, problem = unreadable[0]
+                unreadable[prompt.id] = (prompt, check, problem)
+    if not unreadable:
+        return found
+    fatal = [
+        bad for name, bad in unreadable.items()
+        if sources[found.places[name][0]].bad_rows == "error"
+    ]  # fmt: skip
+    if fatal or len(unreadable) == len(prompts):
+        prompt, check, problem = (fatal or list(unreadable.values()))[0]
         raise DataError(
             f"{len(unreadable):,} of {len(prompts):,} ground truths cannot be read. The first is "
-            f"{origins.get(prompt.id, prompt.id)}, {check.verifier}: {str(check.truth)[:80]!r} "
-            f"({problem}). Nothing could ever be right there; mend or drop these rows."
+            f"{found.places[prompt.id][1]}, {check.verifier}: {str(check.truth)[:80]!r} "
+            f"({problem}). Nothing could ever be right there; mend or drop these rows, or set "
+            "Source(bad_rows='skip')."
         )
-
-
-@functools.cache
-def few_shot_prefix(format: str) -> str:
-    """Worked examples before the question, in the layout of the published RLVR prompts.
-
-    One user turn of ``Question: …`` and ``Answer:…`` with no blank after the colon, as
-    allenai/open-instruct's create_ground_truth_data.py wrote it; MATH without Minerva's closing
-    sentence.
-    """
-    file, question, answer = {
-        "gsm8k": ("gsm8k_8.json", "question", "answer"),
-        "math": ("minerva_math_4.json", "problem", "solution"),
-    }[format]
-    text = resources.files("cameleer.data").joinpath("fewshot", file).read_text(encoding="utf-8")
-    parts = []
-    for example in json.loads(text):
-        worked = example[answer].split("\nFinal Answer:")[0].strip()
-        parts.append(f"Question: {example[question].strip()}\nAnswer:{worked}\n\n")
-    return "".join(parts)
-
-
-@contextlib.contextmanager
-def naming(row: Row) -> Iterator[None]:
-    """What the chat template refuses is told with the row it stands in."""
-    try:
-        yield
-    except ModelError as error:
-        raise DataError(f"{row.origin}: {error}") from error
+    tallies = [replace(tally, dropped=dict(tally.dropped)) for tally in found.sources]
+    for prompt, check, _ in unreadable.values():
+        tally = tallies[found.places[prompt.id][0]]
+        tally.kept -= 1
+        tally.tokens -= len(prompt.tokens)
+        tally.drop(f"a ground truth that {check.verifier} cannot read")
+    left = tuple(prompt for prompt in prompts if prompt.id not in unreadable)
+    return replace(found, prompts=left, sources=tuple(tallies))
 
 
 @functools.lru_cache(maxsize=4)
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(count)
-
-
-def _question(row: Row, source: Source) -> tuple[tuple[Message, ...], tuple[Check, ...], str]:
-    fields = row.fields
-    if source.format in ("chat", "preference"):
-        raise DataError(
-            f"{row.origin}: rows of format '{source.format}' have no ground truth to reward."
-        )
-    if source.format == "rlvr":
-        verifier = str(fields["dataset"]).lower()
-        messages = messages_in(fields["messages"], row)
-        if len(messages) > 1 and messages[-1]["role"] == "assistant":
-            # The reference's rule: a worked answer at the end is not part of the prompt.
-            messages = messages[:-1]
-        if messages[-1]["role"] == "assistant":
-            raise DataError(
-                f"{row.origin}: the prompt ends with an assistant's turn, not a question."
-            )
-        return messages, (Check(verifier, fields["ground_truth"]),), source.name or verifier
-    text = str(fields["question" if source.format == "gsm8k" else "problem"]).strip()
-    if source.few_shot:
-        text = f"{few_shot_prefix(source.format)}Question: {text}"
-    truth = _truth(row, source)
-    check = Check(source.format, truth)
-    return ({"role": "user", "content": text},), (check,), source.name or source.format
-
-
-def _truth(row: Row, source: Source) -> str:
-    fields = row.fields
-    if source.format == "gsm8k":
-        _, mark, final = str(fields["answer"]).rpartition("####")
-        if not mark:
-            raise DataError(
-                f"{row.origin}: the answer has no '#### ' line, which holds GSM8K's final number."
-            )
-        return final.strip().replace(",", "")
-    if fields.get("answer") is not None:
-        return str(fields["answer"])
-    boxed = last_boxed(str(fields["solution"]))
-    if boxed is None:
-        raise DataError(
-            f"{row.origin}: the solution has no \\boxed{{…}}, which holds MATH's answer."
-        )
-    return boxed
-
-
-def last_boxed(text: str) -> str | None:
-    r"""What stands in the last ``\boxed{…}``, ``\fbox{…}`` or ``\boxed …`` of a solution."""
-    start = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if start < 0:
-        return None
-    rest = text[start:].removeprefix("\\boxed").removeprefix("\\fbox").lstrip()
-    if not rest.startswith("{"):
-        return re.split(r"[\s$]", rest, maxsplit=1)[0] or None
-    depth = 0
-    for index, character in enumerate(rest):
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return rest[1:index]
-    return None
-
-
-def _conversation(row: Row, source: Source) -> Conversation:
-    fields = row.fields
-    if source.format == "preference":
-        raise DataError(
-            f"{row.origin}: rows of format 'preference' are pairs, and {source.path} is to be "
-            "imitated. Compare them with algorithm DPO, or name another source."
-        )
-    if source.format in ("rlvr", "chat"):
-        messages = messages_in(fields["messages"], row)
-        if messages[0]["role"] == "assistant":
-            raise DataError(
-                f"{row.origin}: the conversation begins with an assistant's turn, which answers "
-                "nothing. Drop that turn."
-            )
-        return Conversation(messages, source.name or source.format, row.origin)
-    messages, _, name = _question(row, source)
-    worked = fields.get("answer" if source.format == "gsm8k" else "solution")
-    if worked is None:
-        raise DataError(f"{row.origin}: the row has no worked solution to imitate.")
-    # GSM8K marks calculator steps like <<48/2=24>>, which no reader should see.
-    text = re.sub(r"<<[^>]*>>", "", str(worked)) if source.format == "gsm8k" else str(worked)
-    return Conversation((*messages, {"role": "assistant", "content": text}), name, row.origin)
-
-
-def messages_in(value: Any, row: Row, column: str = "messages") -> tuple[Message, ...]:
-    """The turns of a column. Raises DataError for what is none."""
-    if not isinstance(value, list) or not value:
-        raise DataError(
-            f"{row.origin}: `{column}` has to be a list of turns, and is {value!r:.60}."
-        )
-    for turn in value:
-        if not isinstance(turn, dict) or turn.get("role") not in ("system", "user", "assistant"):
-            raise DataError(
-                f"{row.origin}: a message needs a role of system, user or assistant: {turn!r:.80}."
-            )
-        if not isinstance(turn.get("content"), str):
-            raise DataError(f"{row.origin}: a message needs text as its content: {turn!r:.80}.")
-    return tuple({"role": t["role"], "content": t["content"]} for t in value)

@@ -71,9 +71,7 @@ def quickstart() -> Ladder:
         optim=Optim(learning_rate=3e-4),
         num_steps=30,
         batch_size=64,
-        heldout=HeldOut(
-            sources=(replace(_PAIRS, max_rows=_HELD_OUT_PAIRS),), num_prompts=_HELD_OUT_PAIRS
-        ),
+        heldout=HeldOut(sources=(_PAIRS,), num_prompts=_HELD_OUT_PAIRS),
         output=output,
     )
     rollout = Rollout(

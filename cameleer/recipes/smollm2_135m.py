@@ -69,7 +69,7 @@ def smollm2_135m_sft_grpo() -> Ladder:
         name="sft",
         model=model,
         algorithm=SFT(),
-        data=(replace(_GSM8K, max_rows=_HALF),),
+        data=(replace(_GSM8K, count=_HALF, take="first"),),
         verifiers={"gsm8k": GSM8K()},
         optim=Optim(learning_rate=2e-4, weight_decay=0.0, warmup_steps=20),
         num_steps=468,  # Eight passes over the half.
@@ -107,8 +107,10 @@ def smollm2_135m() -> Ladder:
     """
     start = Model(source="cameleer.models.smollm2:smollm2_135m_instruct", dtype="bfloat16")
     verifiers: dict[str, Verifier] = {"gsm8k": GSM8K(), "ifeval": IFEval()}
-    learnt = replace(_GSM8K, max_rows=_HALF)
-    constraints = Source(path=_CONSTRAINTS, format="rlvr", name="constraints", max_rows=2_500)
+    learnt = replace(_GSM8K, count=_HALF, take="first")
+    constraints = Source(
+        path=_CONSTRAINTS, format="rlvr", name="constraints", count=2_500, take="first"
+    )
     heldout = HeldOut(sources=(replace(_GSM8K, split="test"),), num_prompts=1_319)
     rollout = Rollout(
         num_prompts=64, group_size=16, max_tokens=256, max_prompt_tokens=512, num_slots=1_024

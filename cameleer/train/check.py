@@ -162,7 +162,7 @@ def _model(recipe: Recipe | Curate) -> str:
 
 
 def _data(recipe: Recipe) -> str:
-    from cameleer.train.session import described, read_inputs
+    from cameleer.train.session import described, per_source, read_inputs
 
     _need_data(recipe, (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ())))
     try:
@@ -172,17 +172,17 @@ def _data(recipe: Recipe) -> str:
     with quiet_libraries():
         inputs = read_inputs(recipe)
     told = "".join(f"\n      note: {notice}" for notice in notices(recipe, inputs.longest))
+    lines = "".join(f"\n      {line}" for line in per_source(recipe.data, inputs.tallies))
     if not recipe.rollout:
-        return f"{described(inputs.examples)}{told}"
+        return f"{described(inputs.examples)}{lines}{told}"
     longest = max(len(p.tokens) for p in inputs.prompts.prompts)
-    return (
-        f"{len(inputs.prompts.prompts):,} prompts, the longest of {longest:,} tokens; "
-        f"{inputs.prompts.too_long:,} dropped as too long{told}"
-    )
+    return f"{described(inputs.prompts)}, the longest of {longest:,} tokens{lines}{told}"
 
 
 def _data_without_tokenizer(recipe: Recipe) -> str:
     """Rows, verifiers and truths can be checked where the model's tokenizer is out of reach."""
+
+    from cameleer.train.session import described
 
     class _Words:
         def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> list[int]:
@@ -190,10 +190,9 @@ def _data_without_tokenizer(recipe: Recipe) -> str:
 
     if recipe.rollout is None:
         raise NotCheckedError("the tokenizer is on the hub, which cannot be reached from here")
-    origins: dict[str, str] = {}
-    found = load_prompts(recipe.data, _Words(), max_tokens=2**31, origins=origins)
-    check_truths(found.prompts, dict(recipe.verifiers), origins)
-    return f"{len(found.prompts):,} prompts; lengths not checked: no tokenizer here"
+    found = load_prompts(recipe.data, _Words(), max_tokens=2**31, seed=recipe.seed)
+    found = check_truths(found, recipe.verifiers, recipe.data)
+    return f"{described(found)}; lengths not checked: no tokenizer here"
 
 
 def _evals(recipe: Recipe) -> str:
@@ -228,7 +227,7 @@ def _questions(stage: Curate) -> str:
         tokenizer = load_tokenizer(source)
         with_template(tokenizer, stage.model.chat_template, source)
         limit = stage.rollout.max_prompt_tokens
-        found = checked_prompts(stage.data, stage.verifiers, tokenizer, limit)
+        found = checked_prompts(stage.data, stage.verifiers, tokenizer, limit, stage.seed)
     return f"{len(found.prompts):,} prompts; {found.too_long:,} dropped as too long"
 
 

@@ -29,7 +29,9 @@ def refuse_overlap(
     first trained token is the question.
     """
     trained = {_words(p) for p in prompts.prompts}
-    imitated = {_asked(example) for example in examples.sequences}
+    asked = {p.tokens for p in heldout.prompts} | {_asked(e) for e in heldout_pairs.sequences}
+    # Of examples there may be too many to hold all their questions.
+    imitated = {_asked(example) for example in examples.sequences if asked} & asked
     both = [_question(p) for p in heldout.prompts if _words(p) in trained or p.tokens in imitated]
     both += [f"pair {i}" for i, (e, _) in enumerate(heldout_pairs.items) if _asked(e) in imitated]
     if both:

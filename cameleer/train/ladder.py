@@ -54,7 +54,8 @@ def from_the_start(ladder: Ladder) -> list[Recipe | Curate]:
         return replace(model, source=first[name]) if name != model.source else model
 
     for stage in ladder.stages:
-        stage = replace(stage, model=started(stage.model))
+        seed = stage.seed if ladder.seed is None else ladder.seed
+        stage = replace(stage, model=started(stage.model), seed=seed)
         if stage.reward_model:
             stage = replace(stage, reward_model=started(stage.reward_model))
         if isinstance(stage, Recipe) and stage.value_model:

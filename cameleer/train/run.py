@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ from cameleer.train.session import (
     check_device,
     described,
     fingerprint,
+    per_source,
     resolve,
 )
 from cameleer.train.sinks import require_sinks
@@ -220,12 +222,13 @@ class Run(Session):
             "num_threads": recipe.runtime.num_threads,
             "world_size": ranks.world_size(),
             **self._identity,
+            "data": [
+                {**dataclasses.asdict(tally), **known}
+                for tally, known in zip(inputs.tallies, self._identity["data"], strict=True)
+            ],
             "heldout": [fingerprint(source) for source in heldout],
             "prompts": len(inputs.prompts.prompts),
-            "prompts_too_long": inputs.prompts.too_long,
             "examples": len(inputs.examples.items),
-            "examples_truncated": inputs.examples.truncated,
-            "examples_dropped": dict(inputs.examples.dropped),
         }
         make_directory(
             recipe.directory, {"recipe.json": to_json(recipe), "manifest.json": manifest}
@@ -427,16 +430,14 @@ class Run(Session):
     def _introduce(self) -> None:
         recipe, inputs = self.recipe, self.inputs
         size = sum(p.numel() for p in self.learner.model.parameters())
-        data = f"{len(inputs.prompts.prompts):,} prompts"
-        if recipe.rollout is None:
-            data = described(inputs.examples)
-        if inputs.prompts.too_long:
-            data += f" ({inputs.prompts.too_long:,} dropped: too long)"
+        data = described(inputs.prompts if recipe.rollout else inputs.examples)
         console.print(
             f"[bold]{recipe.name}[/]: {type(recipe.algorithm).__name__}, {size / 1e6:,.1f} M "
             f"parameters in {recipe.model.dtype} on {recipe.runtime.device}, {data}, "
             f"{recipe.num_steps} steps -> {recipe.directory}"
         )
+        for line in per_source(recipe.data, inputs.tallies):
+            console.print(f"  {line}", markup=False)
 
 
 def _warn_of_other_versions(manifest: dict[str, Any]) -> None:

@@ -15,9 +15,17 @@ from torch import Tensor
 
 from cameleer.batch import Batch
 from cameleer.data.chat import with_template
+from cameleer.data.mixture import Tally
 from cameleer.data.preference import load_pairs
-from cameleer.data.prompts import Examples, Prompts, check_truths, load_examples, load_prompts
-from cameleer.data.sources import Source
+from cameleer.data.prompts import (
+    Examples,
+    Prompts,
+    check_truths,
+    load_examples,
+    load_prompts,
+    reasons,
+)
+from cameleer.data.sources import Source, local_file, sha256_of
 from cameleer.errors import ModelError, RecipeError, RunError, TrainingError
 from cameleer.log import quiet_libraries
 from cameleer.models.heads import add_pad_token, fit_to_tokenizer, load_scorer
@@ -28,6 +36,7 @@ from cameleer.models.load import (
     load_model,
     load_tokenizer,
 )
+from cameleer.models.tiny import cache_directory
 from cameleer.recipe import Curate, Model, Optim, Recipe, Rollout, to_json
 from cameleer.rollout.engine import Sampling, make_engine
 from cameleer.train import ranks, rollouts
@@ -65,6 +74,11 @@ class Inputs:
     longest_answer: int
     """Those of them that are sampled or trained."""
 
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        """What became of the rows of each source of the recipe's data."""
+        return self.prompts.sources or self.examples.sources
+
 
 def resolve(source: str) -> str:
     """The directory or hub id of a model, or what a function that is named instead returns."""
@@ -86,26 +100,26 @@ def read_inputs(recipe: Recipe) -> Inputs:
     add_pad_token(tokenizer, apart_from_eos=ranks_pairs)
     for what, other in _others(recipe).items():
         check_same_tokens(tokenizer, load_tokenizer(resolve(other)), other, what)
-    prompts = heldout = Prompts((), 0)
-    examples = heldout_pairs = Examples([])
-    limit = recipe.rollout.max_prompt_tokens if recipe.rollout else recipe.max_tokens
-    if recipe.rollout:
-        prompts = checked_prompts(recipe.data, recipe.verifiers, tokenizer, limit)
-    else:
-        load = load_pairs if recipe.algorithm.learns_from == "pairs" else load_examples
-        examples = load(recipe.data, tokenizer, max_tokens=recipe.max_tokens)
-    if recipe.heldout and ranks_pairs:
-        heldout_pairs = load_pairs(recipe.heldout.sources, tokenizer, max_tokens=limit)
-        kept = heldout_pairs.items[: recipe.heldout.num_prompts]
-        heldout_pairs = dataclasses.replace(heldout_pairs, items=kept)
-    elif recipe.heldout:
-        heldout = checked_prompts(recipe.heldout.sources, recipe.verifiers, tokenizer, limit)
-        heldout = Prompts(heldout.prompts[: recipe.heldout.num_prompts], heldout.too_long)
+    prompts, examples = read_data(recipe, tokenizer)
+    prompts = check_truths(prompts, recipe.verifiers, recipe.data)
+    heldout, heldout_pairs = Prompts(()), Examples(())
+    if recipe.heldout:
+        sources, count = recipe.heldout.sources, recipe.heldout.num_prompts
+        limit = recipe.rollout.max_prompt_tokens if recipe.rollout else recipe.max_tokens
+        if ranks_pairs:
+            heldout_pairs = load_pairs(
+                sources, tokenizer, max_tokens=limit, seed=recipe.seed, cache=_prepared()
+            )
+            some = [heldout_pairs.items[i] for i in range(min(count, len(heldout_pairs.items)))]
+            heldout_pairs = dataclasses.replace(heldout_pairs, items=some)
+        else:
+            heldout = checked_prompts(sources, recipe.verifiers, tokenizer, limit, recipe.seed)
+            heldout = dataclasses.replace(heldout, prompts=heldout.prompts[:count])
     answer, its_name = recipe.rollout.max_tokens if recipe.rollout else 0, "rollout.max_tokens"
     if recipe.heldout and not recipe.rollout:
         answer, its_name = longest_answer(examples), "the longest answer in the data"
     longest = max((len(p.tokens) for p in (*prompts.prompts, *heldout.prompts)), default=0) + answer
-    longest = max(longest, max((len(e.tokens) for e in examples.sequences), default=0))
+    longest = max(longest, examples.longest)
     window = getattr(config, "max_position_embeddings", None)
     if window and longest > window:
         raise ModelError(
@@ -119,8 +133,24 @@ def read_inputs(recipe: Recipe) -> Inputs:
             f"{sliding} only, which is not implemented. Lower max_prompt_tokens or max_tokens."
         )
     refuse_overlap(prompts, examples, heldout, heldout_pairs)
-    answer = answer or max(sum(e.mask) for e in examples.sequences)
+    answer = answer or examples.longest_trained
     return Inputs(tokenizer, config, prompts, examples, heldout, heldout_pairs, longest, answer)
+
+
+def read_data(recipe: Recipe, tokenizer: Any) -> tuple[Prompts, Examples]:
+    """What a recipe trains on: prompts, or examples or pairs. The other has none."""
+    seed, cache = recipe.seed, _prepared()
+    if recipe.rollout:
+        limit = recipe.rollout.max_prompt_tokens
+        found = load_prompts(recipe.data, tokenizer, max_tokens=limit, seed=seed, cache=cache)
+        return found, Examples(())
+    load = load_pairs if recipe.algorithm.learns_from == "pairs" else load_examples
+    limit = recipe.max_tokens
+    return Prompts(()), load(recipe.data, tokenizer, max_tokens=limit, seed=seed, cache=cache)
+
+
+def _prepared() -> Path:
+    return cache_directory() / "prepared"
 
 
 class Session:
@@ -189,11 +219,21 @@ class Session:
                 )
         for source, then in zip(self.recipe.data, manifest["data"], strict=True):
             now = fingerprint(source)
-            if now != then:
+            if now != {name: then.get(name) for name in now}:
                 raise RunError(
                     f"{source.path} is not the file that this run started from: its sha256 is "
                     f"{now.get('sha256', 'none')[:12]}, and was {then.get('sha256', 'none')[:12]}. "
                     "Put the old rows back; other data is another run."
+                )
+        for source, tally, then in zip(
+            self.recipe.data, self.inputs.tallies, manifest["data"], strict=True
+        ):
+            # Without a network the hub's client may not know it, which is no difference.
+            if tally.commit and then.get("commit") and tally.commit != then["commit"]:
+                raise RunError(
+                    f"{source.path} is at commit {tally.commit[:12]} on the hub, and was at "
+                    f"{then['commit'][:12]} when this run started: other data is another run. Set "
+                    "revision of the source to start one of the same data."
                 )
         if ranks.world_size() != manifest["world_size"]:
             raise RunError(
@@ -322,12 +362,11 @@ def checked_prompts(
     verifiers: Mapping[str, Verifier],
     tokenizer: Any,
     max_tokens: int,
+    seed: int,
 ) -> Prompts:
     """The prompts of all sources. Raises DataError where a truth cannot be read."""
-    origins: dict[str, str] = {}
-    found = load_prompts(sources, tokenizer, max_tokens=max_tokens, origins=origins)
-    check_truths(found.prompts, dict(verifiers), origins)
-    return found
+    found = load_prompts(sources, tokenizer, max_tokens=max_tokens, seed=seed, cache=_prepared())
+    return check_truths(found, verifiers, sources)
 
 
 def check_device(recipe: Recipe | Curate) -> None:
@@ -341,22 +380,37 @@ def check_device(recipe: Recipe | Curate) -> None:
 
 def longest_answer(examples: Examples) -> int:
     """A model that imitates has no reason to answer longer than it was shown."""
-    return max(sum(e.mask) for e in examples.sequences) + 8
+    return examples.longest_trained + 8
 
 
-def described(examples: Examples) -> str:
+def described(found: Prompts | Examples) -> str:
     """How many there are, and what became of the other rows, for people."""
-    kind = "pairs" if any(len(item) == 2 for item in examples.items) else "examples"
-    text = f"{len(examples.items):,} {kind}"
-    notes = [f"{count:,} dropped: {why}" for why, count in examples.dropped.items()]
-    if examples.truncated:
-        notes.insert(0, f"{examples.truncated:,} cut at max_tokens")
+    if isinstance(found, Prompts):
+        text = f"{len(found.prompts):,} prompts"
+    else:
+        kind = "pairs" if len(found.items[0]) == 2 else "examples"
+        text = f"{len(found.items):,} {kind}"
+    notes = [reasons(found.sources)] if any(tally.dropped for tally in found.sources) else []
+    truncated = sum(tally.truncated for tally in found.sources)
+    if truncated:
+        notes.insert(0, f"{truncated:,} cut at max_tokens")
     return f"{text} ({'; '.join(notes)})" if notes else text
 
 
+def per_source(sources: Sequence[Source], tallies: Sequence[Tally]) -> list[str]:
+    """A line for each source of a mixture; none where there is nothing to tell apart."""
+    if len(sources) == 1 and tallies[0].taken == tallies[0].rows:
+        return []
+    total = sum(tally.tokens for tally in tallies)
+    return [
+        f"{source.name or source.path}: {tally.taken:,} taken of {tally.rows:,} rows, "
+        f"{tally.kept:,} kept, {tally.tokens:,} tokens ({tally.tokens / total:.1%})"
+        for source, tally in zip(sources, tallies, strict=True)
+    ]
+
+
 def fingerprint(source: Source) -> dict[str, Any]:
-    path = Path(source.path)
-    known = dataclasses.asdict(source)
-    if path.is_file():
-        known["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path, known = local_file(source), dataclasses.asdict(source)
+    if path is not None and path.is_file():
+        known["sha256"] = sha256_of(path)
     return known

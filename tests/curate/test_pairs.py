@@ -117,7 +117,7 @@ def test_rows_are_shown_as_the_model_sees_them(tmp_path: Path, capsys: pytest.Ca
     assert main(["data", "show", model, str(rows), "--format", "chat"]) == 0
     shown = capsys.readouterr().out
     assert "⟦14 + 5 <eos>⟧" in shown and "Tom" in shown.partition("⟦")[0]
-    assert "1 left out: nothing to train within the length limit" in shown
+    assert "1 left out: no assistant's turn" in shown
     labelled = {"messages": turns[:1], "ground_truth": "19", "dataset": "gsm8k"}
     rows.write_text(json.dumps(labelled))
     assert main(["data", "show", model, str(rows), "--format", "rlvr"]) == 0

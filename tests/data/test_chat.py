@@ -129,6 +129,79 @@ def test_a_template_that_drops_what_was_thought_before_is_refused(lettered: Any)
         conversation_tokens(lettered, TALK)
 
 
+def test_an_answer_that_only_looks_different_as_the_last_is_read_back(lettered: Any):
+    # As Qwen3's: the last answer has marks of reasoning, even of none, and the others do not.
+    lettered.chat_template = CHATML.replace(
+        "{{ m['content'] }}",
+        "{% if loop.last and m['role'] == 'assistant' %}[thought]{% endif %}{{ m['content'] }}",
+    )
+    assert trained(lettered, TALK) == ["d e<eos>", "[thought]g<eos>"]
+
+
+def test_an_answer_without_its_end_is_never_trained_through_the_next_question(lettered: Any):
+    # Earlier answers lose their end-of-sequence token, so the next one is the question's.
+    lettered.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+        "{% if loop.last or m['role'] == 'user' %}<eos>\n{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    with pytest.raises(ModelError, match=r"differently once more follows \(turn 2, 'd e'\)"):
+        conversation_tokens(lettered, TALK[1:])
+
+
+def test_a_system_prompt_that_the_template_adds_is_not_trained(lettered: Any):
+    lettered.chat_template = (
+        "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<eos>\n{% endif %}"
+        + CHATML
+    )
+    assert trained(lettered, TALK[1:]) == trained(lettered, TALK) == ["d e<eos>", "g<eos>"]
+    tokens, _ = conversation_tokens(lettered, TALK[1:])
+    assert lettered.decode(tokens).startswith("<|im_start|>system\nBe kind.<eos>")
+
+
+def test_a_system_prompt_that_depends_on_the_answer_is_refused(lettered: Any):
+    lettered.chat_template = "{{ messages | length }}" + CHATML
+    with pytest.raises(ModelError, match="renders the beginning of a conversation differently"):
+        conversation_tokens(lettered, TALK)
+
+
+@pytest.fixture
+def joining(lettered: Any) -> Any:
+    """The same, with a token of its own for two newlines, as most vocabularies have."""
+    from tokenizers import AddedToken
+
+    lettered.add_tokens([AddedToken("\n\n", normalized=False)])
+    return lettered
+
+
+@pytest.mark.parametrize("template", [CHATML, TULU])
+def test_a_token_that_joins_header_and_answer_is_not_trained(joining: Any, template: str):
+    joining.chat_template = template
+    talk: tuple[Message, ...] = (TALK[1], {"role": "assistant", "content": "\nd"}, *TALK[3:])
+    ids = joining.apply_chat_template(list(talk), return_dict=False)
+    tokens, _ = conversation_tokens(joining, talk)
+    assert list(tokens) == ids and joining.convert_tokens_to_ids("\n\n") in ids
+    assert trained(joining, talk) == ["d<eos>", "g<eos>"]
+    # Without a joined token the newline is the answer's own.
+    talk = (TALK[1], {"role": "assistant", "content": "\n\nd"})
+    assert trained(joining, talk) == ["\nd<eos>"]
+
+
+@pytest.mark.parametrize("template", ["tulu", "tokenizer"])
+@pytest.mark.parametrize("answer", ["d e", "\nd e", "\n\nd e", "  d e", "\td e\n", "é 中 d e"])
+def test_a_real_tokenizer_trains_the_answer_and_its_end(answer: str, template: Any):
+    found = Path.home() / ".cache" / "cameleer" / "SmolLM2-135M-Instruct"
+    if not found.is_dir():
+        pytest.skip(f"no converted model at {found}")
+    real = with_template(load_tokenizer(str(found)), template, "SmolLM2")
+    talk: tuple[Message, ...] = (*TALK[:2], {"role": "assistant", "content": answer}, *TALK[3:])
+    tokens, _ = conversation_tokens(real, talk)
+    assert list(tokens) == real.apply_chat_template(list(talk), return_dict=False)
+    first, second = trained(real, talk)
+    assert first.endswith(answer.strip() + answer[len(answer.rstrip()) :] + real.eos_token)
+    assert (answer + real.eos_token).endswith(first) and second == "g" + real.eos_token
+
+
 def test_a_template_whose_header_depends_on_the_answer_is_refused(lettered: Any):
     lettered.chat_template = CHATML.replace("<|im_start|>assistant", "<|im_start|>bot")
     with pytest.raises(ModelError, match="renders the beginning of a conversation differently"):

@@ -54,12 +54,20 @@ def test_what_prefers_nothing_is_left_out_and_counted(tmp_path: Path):
         {"prompt": "Hi", "chosen": "yes, and so on", "rejected": "yes, and no"},
     ]
     found = pairs_of(tmp_path, *rows, max_tokens=12)
-    assert len(found.items) == 1 and found.truncated == 2
-    assert found.dropped == {
+    (tally,) = found.sources
+    assert len(found.items) == tally.kept == 1 and tally.truncated == 0
+    assert tally.dropped == {
         "chosen equals rejected": 1,
         "nothing to train within the length limit": 1,
         "equal within the length limit": 1,
     }
+
+
+def test_a_pair_of_which_one_is_cut_counts_as_cut(tmp_path: Path):
+    row = {"prompt": "Hi", "chosen": "yes, and so on", "rejected": "no"}
+    (tally,) = pairs_of(tmp_path, row, max_tokens=12).sources
+    # "u:Hi" and "a:no" are ten tokens with their ends.
+    assert (tally.kept, tally.truncated, tally.tokens) == (1, 1, 12 + 10)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cameleer.data.prompts import (
-    check_truths,
-    few_shot_prefix,
-    last_boxed,
-    load_examples,
-    load_prompts,
-    order,
-)
+from cameleer.data.formats import few_shot_prefix, last_boxed
+from cameleer.data.mixture import Tally
+from cameleer.data.prompts import Prompts, check_truths, load_examples, load_prompts, order
 from cameleer.data.sources import Source
 from cameleer.errors import DataError, ModelError
 from cameleer.types import Check, Prompt
@@ -80,10 +75,18 @@ def test_a_trailing_answer_is_no_part_of_an_rlvr_prompt(tmp_path: Path):
     assert bytes(prompt.tokens) == b"u:1 + 1?\na:2\0u:And 2 + 2?\na:"
 
 
-@pytest.mark.parametrize("before", [[], [user("?"), assistant("3")]])
-def test_a_prompt_that_asks_nothing_is_refused(before: list[dict[str, str]], tmp_path: Path):
-    rows = source(tmp_path, rlvr(user("?")), rlvr(*before, assistant("4")))
-    with pytest.raises(DataError, match=r"jsonl:2: the prompt ends with an assistant's turn"):
+@pytest.mark.parametrize(
+    ("turns", "role"),
+    [
+        ((user("?"), assistant("3"), assistant("4")), "assistant"),
+        (({"role": "system", "content": "Be brief."}, assistant("4")), "assistant"),
+        (({"role": "system", "content": "Be brief."},), "system"),
+    ],
+)
+def test_a_prompt_that_asks_nothing_is_refused(turns: Any, role: str, tmp_path: Path):
+    rows = source(tmp_path, rlvr(user("?")), rlvr(*turns))
+    said = rf"jsonl:2: the prompt ends with a turn of the {role}|begins with an assistant's turn"
+    with pytest.raises(DataError, match=said):
         prompts_of(rows)
 
 
@@ -200,16 +203,15 @@ def test_too_long_prompts_are_dropped_and_counted(tmp_path: Path):
 
 def test_nothing_left_is_refused(tmp_path: Path):
     rows = source(tmp_path, rlvr(user("x")), rlvr(user("y")))
-    with pytest.raises(DataError, match=r"all 2 have more than 3 tokens\. Raise"):
+    with pytest.raises(DataError, match=r"2 dropped: longer than the limit of prompt tokens"):
         prompts_of(rows, max_tokens=3)
 
 
 def test_prompts_of_two_sources_of_one_name_have_ids_of_their_own(tmp_path: Path):
     sources = [source(tmp_path, rlvr(user(q)), rlvr(user(q + q))) for q in "xy"]
-    origins: dict[str, str] = {}
-    prompts = prompts_of(*sources, origins=origins)
-    assert [p.id for p in prompts] == ["gsm8k/0:0", "gsm8k/0:1", "gsm8k/1:0", "gsm8k/1:1"]
-    assert origins["gsm8k/1:1"] == f"{sources[1].path}:2"
+    found = load_prompts(sources, Bytes(), max_tokens=100)
+    assert [p.id for p in found.prompts] == ["gsm8k/0:0", "gsm8k/0:1", "gsm8k/1:0", "gsm8k/1:1"]
+    assert found.places["gsm8k/1:1"] == (1, f"{sources[1].path}:2")
 
 
 def test_the_name_of_a_source_is_that_of_its_prompts(tmp_path: Path):
@@ -238,7 +240,13 @@ def test_what_a_template_refuses_is_named_with_its_line(tmp_path: Path):
         load_prompts([rows], Picky(), max_tokens=100)
     with pytest.raises(DataError, match=r"jsonl:2: The chat template refuses"):
         load_examples(
-            [source(tmp_path, rlvr(user("?"), assistant("!")), rlvr(system, assistant("!")))],
+            [
+                source(
+                    tmp_path,
+                    rlvr(user("?"), assistant("!")),
+                    rlvr(system, user("?"), assistant("!")),
+                )
+            ],
             Picky(),
             max_tokens=100,
         )
@@ -262,8 +270,9 @@ def test_examples_are_cut_and_those_with_nothing_left_to_train_dropped(tmp_path:
     rows = [{"messages": [user("x" * n), assistant("yes")]} for n in (1, 50)]
     found = load_examples([source(tmp_path, *rows, format="chat")], Bytes(), max_tokens=8)
     (example,) = found.sequences
-    assert found.truncated == 2
-    assert found.dropped == {"nothing to train within the length limit": 1}
+    (tally,) = found.sources
+    assert tally.truncated == 1 and tally.kept == 1
+    assert tally.dropped == {"nothing to train within the length limit": 1}
     assert bytes(example.tokens) == b"u:x\na:ye"
     assert example.mask == (False,) * 6 + (True,) * 2
 
@@ -296,13 +305,21 @@ class Digits:
 
 def many(count: int, verifier: str, truth: str = "2") -> list[Prompt]:
     checks = (Check(verifier, truth),)
-    return [Prompt(f"{verifier}:{i}", "s", (), (1,), checks) for i in range(count)]
+    return [Prompt(f"{verifier}:{truth}:{i}", "s", (), (1,), checks) for i in range(count)]
+
+
+def checked(prompts: list[Prompt], verifiers: dict[str, Any], **fields: Any) -> Prompts:
+    """All of one source."""
+    places = {prompt.id: (0, f"rows.jsonl:{i}") for i, prompt in enumerate(prompts, start=1)}
+    tally = Tally(kept=len(prompts), tokens=len(prompts))
+    found = Prompts(tuple(prompts), (tally,), places)
+    return check_truths(found, verifiers, [Source(path="rows.jsonl", **fields)])
 
 
 def test_an_unknown_verifier_is_counted():
     prompts = many(29_909, "gsm8k") + many(37, "math_500")
     with pytest.raises(DataError) as raised:
-        check_truths(prompts, {"math": Digits(), "gsm8k": Digits()}, {})
+        checked(prompts, {"math": Digits(), "gsm8k": Digits()})
     assert str(raised.value).startswith(
         "37 of 29,946 prompts name the verifier 'math_500', which the recipe does not have (it has "
         "gsm8k, math). Add it to `verifiers`"
@@ -312,21 +329,31 @@ def test_an_unknown_verifier_is_counted():
 def test_a_prompt_that_names_an_unknown_verifier_twice_is_counted_once():
     twice = Prompt("p", "s", (), (1,), (Check("other", "1"), Check("other", "2")))
     with pytest.raises(DataError, match=r"^1 of 3 prompts name"):
-        check_truths([twice, *many(2, "gsm8k")], {"gsm8k": Digits()}, {})
+        checked([twice, *many(2, "gsm8k")], {"gsm8k": Digits()})
 
 
 def test_a_truth_that_cannot_be_read_is_named_with_its_line():
     prompts = [*many(5, "gsm8k"), Prompt("bad", "s", (), (1,), (Check("gsm8k", "two"),))]
     with pytest.raises(DataError) as raised:
-        check_truths(prompts, {"gsm8k": Digits()}, {"bad": "rows.jsonl:17"})
+        checked(prompts, {"gsm8k": Digits()})
     assert str(raised.value).startswith(
-        "1 of 6 ground truths cannot be read. The first is rows.jsonl:17, gsm8k: 'two' (not a "
+        "1 of 6 ground truths cannot be read. The first is rows.jsonl:6, gsm8k: 'two' (not a "
         "number)."
     )
 
 
 def test_truths_that_can_be_read_pass():
-    check_truths(many(5, "gsm8k"), {"gsm8k": Digits()}, {})
+    assert len(checked(many(5, "gsm8k"), {"gsm8k": Digits()}).prompts) == 5
+
+
+def test_truths_that_cannot_be_read_are_skipped_and_counted_where_that_is_asked():
+    prompts = many(5, "gsm8k") + many(2, "gsm8k", "two")
+    found = checked(prompts, {"gsm8k": Digits()}, bad_rows="skip")
+    (tally,) = found.sources
+    assert found.prompts == tuple(prompts[:5]) and (tally.kept, tally.tokens) == (5, 5)
+    assert tally.dropped == {"a ground truth that gsm8k cannot read": 2}
+    with pytest.raises(DataError, match="2 of 2 ground truths cannot be read"):
+        checked(prompts[5:], {"gsm8k": Digits()}, bad_rows="skip")
 
 
 @given(

@@ -13,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fakes import on_the_hub
 
-from cameleer.data.sources import Source, is_local, read_rows
-from cameleer.errors import DataError
+from cameleer.data.mixture import Tally, taken
+from cameleer.data.sources import Row, Source, check_columns, is_local, open_source
+from cameleer.errors import DataError, RowError
 
 ROW = {"messages": [{"role": "user", "content": "1 + 1?"}], "ground_truth": "2", "dataset": "gsm8k"}
 
@@ -24,6 +26,17 @@ def written(path: Path, *lines: str | dict[str, Any]) -> Path:
     text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
+
+
+def read_rows(source: Source) -> list[Row]:
+    """All rows that a recipe of seed 0 would take, with their columns checked."""
+    rows = []
+    for entry, count in taken(source, open_source(source), Tally(), seed=0, place=0):
+        if isinstance(entry, RowError):
+            raise entry
+        check_columns(entry, source.format)
+        rows += [entry] * count
+    return rows
 
 
 def error_of(path: Path | str, **fields: Any) -> str:
@@ -51,8 +64,8 @@ def test_blank_lines_are_passed_over_and_counted(tmp_path: Path):
 
 def test_the_first_so_many_rows_are_read_and_no_further(tmp_path: Path):
     path = written(tmp_path / "rows.jsonl", ROW, ROW, "{broken")
-    assert len(read_rows(Source(path=str(path), max_rows=2))) == 2
-    assert "rows.jsonl:3" in error_of(path, max_rows=3)
+    assert len(read_rows(Source(path=str(path), count=2, take="first"))) == 2
+    assert "rows.jsonl:3" in error_of(path, count=3, take="first")
 
 
 def test_skipped_rows_are_those_that_another_stage_takes(tmp_path: Path):
@@ -60,10 +73,10 @@ def test_skipped_rows_are_those_that_another_stage_takes(tmp_path: Path):
     path = str(written(tmp_path / "rows.jsonl", *rows))
     first, second = (
         [row.fields["n"] for row in read_rows(Source(path=path, **part))]
-        for part in ({"max_rows": 2}, {"skip_rows": 2})
+        for part in ({"count": 2, "take": "first"}, {"skip_rows": 2})
     )
     assert (first, second) == ([0, 1], [2, 3, 4])
-    both = read_rows(Source(path=path, skip_rows=1, max_rows=2))
+    both = read_rows(Source(path=path, skip_rows=1, count=2, take="first"))
     assert [row.origin.rpartition(":")[2] for row in both] == ["2", "3"]
     assert "rows.jsonl has no rows after the first 5." in error_of(Path(path), skip_rows=5)
 
@@ -180,6 +193,24 @@ def test_a_hub_that_cannot_be_reached_is_refused_at_once(monkeypatch: pytest.Mon
     assert time.monotonic() - began < 5
     assert message.startswith("nobody/has-this-data-set[test] could not be loaded: ")
     assert "Check the name, split and network, or give a local .jsonl or .parquet" in message
+
+
+def test_a_data_set_of_the_hub_has_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    commit = "0123456789abcdef" * 2 + "01234567"
+    on_the_hub(monkeypatch, tmp_path, "nobody/rows", commit, [ROW, {**ROW, "dataset": "math"}])
+    opened = open_source(Source(path="nobody/rows"))
+    assert (opened.num_rows, opened.commit, opened.sha256) == (2, commit, "")
+    # As many times as it is asked.
+    for _ in range(2):
+        entries = list(opened.entries())
+        assert entries[1] == Row({**ROW, "dataset": "math"}, "nobody/rows[train]:2")
+
+
+def test_what_the_hub_does_not_name_by_a_commit_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    on_the_hub(monkeypatch, tmp_path, "nobody/rows", "not a commit", [ROW])
+    assert open_source(Source(path="nobody/rows")).commit == ""
 
 
 def some_rows(split: str) -> Iterator[dict[str, Any]]:

@@ -9,8 +9,8 @@ def test_no_question_is_in_both_halves_and_none_is_left_out():
     ladder = smollm2_135m_sft_grpo()
     ladder.validate()
     (one,), (other,) = (stage.data for stage in ladder.stages)
-    assert one.skip_rows == 0 and one.max_rows == other.skip_rows == 3_736
-    assert other.max_rows is None
+    assert one.skip_rows == 0 and one.count == other.skip_rows == 3_736
+    assert other.count is None and one.take == "first"
 
 
 def test_the_test_questions_are_held_out_alone():

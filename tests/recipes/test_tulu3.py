@@ -105,7 +105,7 @@ def test_the_ladder_runs_on_a_tiny_model(tmp_path: Path):
     ladder = load("tulu3_8b")
     assert isinstance(ladder, Ladder)
     model = str(tiny_llama(tmp_path / "model"))
-    pairs = Source(path="fakes:preferences", format="preference", max_rows=32)
+    pairs = Source(path="fakes:preferences", format="preference", count=32, take="first")
 
     def small(stage: Recipe) -> Recipe:
         source = stage.model.source

@@ -66,7 +66,7 @@ def test_every_value_is_the_cards_or_its_scripts(path: str, value: object):
 def test_the_data_is_the_published_mixture_and_nothing_else():
     (source,) = card().data
     assert source.path == "allenai/RLVR-GSM-MATH-IF-Mixed-Constraints"
-    assert (source.split, source.max_rows, source.few_shot) == ("train", None, False)
+    assert (source.split, source.count, source.few_shot) == ("train", None, False)
     assert sorted(card().verifiers) == ["gsm8k", "ifeval", "math"]
     assert card().heldout is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -102,6 +103,15 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest(model: Path, tmp_pat
         ),
         ({"num_steps": 0}, "num_steps is 0, so nothing would be trained."),
         ({"data": ()}, "The recipe has no `data`."),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 on."),
+        (
+            {"data": (Source(path="rows.jsonl", share=0.5, count=3),)},
+            "rows.jsonl has a share (0.5) and a count (3). Give one of them.",
+        ),
+        (
+            {"data": (Source(path="rows.jsonl", share=math.nan),)},
+            "data.0.share is not a number (NaN).",
+        ),
         ({"verifiers": {}}, "The recipe has no `verifiers`"),
         ({"name": "a/b"}, "name is 'a/b', and has to be usable as a directory's name."),
         ({"normalize": "tokens"}, "normalize is 'tokens', and has to be one of token, sequence"),
@@ -161,7 +171,7 @@ def test_a_sequence_longer_than_a_sliding_window_is_refused(model: Path, tmp_pat
 def test_all_prompts_too_long_is_an_error(model: Path, tmp_path: Path):
     rollout = Rollout(num_prompts=4, group_size=4, max_tokens=8, max_prompt_tokens=5)
     message = refusal(grpo(model, tmp_path, rollout=rollout))
-    assert message.startswith("No prompt is left: all 64 have more than 5 tokens.")
+    assert message.startswith("No prompt of at most 5 tokens is left (64 dropped: longer than ")
 
 
 def without_template(model: Path) -> None:

@@ -29,7 +29,7 @@ from cameleer.train.watch import Watch
 def test_held_out_questions_that_are_trained_on_are_counted_and_refused(
     model: Path, tmp_path: Path, kind: Any
 ):
-    same = HeldOut(sources=(replace(ARITHMETIC, max_rows=5),), num_prompts=4)
+    same = HeldOut(sources=(replace(ARITHMETIC, count=5),), num_prompts=4)
     with pytest.raises(DataError, match=r"^4 of 4 held-out questions are also in the training"):
         run(kind(model, tmp_path, heldout=same))
     assert list(tmp_path.iterdir()) == []

@@ -31,7 +31,7 @@ from cameleer.train.model_reward import ModelReward
 from cameleer.train.session import Session
 from cameleer.types import Score
 
-PAIRS = Source(path="fakes:preferences", format="preference", max_rows=64)
+PAIRS = Source(path="fakes:preferences", format="preference", count=64, take="first")
 UNSEEN = HeldOut(sources=(replace(PAIRS, split="test"),), num_prompts=32)
 
 

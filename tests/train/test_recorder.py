@@ -52,8 +52,11 @@ def test_the_manifest_says_from_what_the_run_was_made(model: Path, tmp_path: Pat
     manifest = read_json(directory / "manifest.json")
     assert manifest["packages"]["torch"] == torch.__version__
     assert (manifest["seed"], manifest["num_threads"], manifest["world_size"]) == (1, 1, 1)
-    assert (manifest["prompts"], manifest["prompts_too_long"]) == (65, 0)
+    assert manifest["prompts"] == 65
     assert manifest["data"][0]["path"] == ARITHMETIC.path
+    counted = {name: manifest["data"][1][name] for name in ("rows", "taken", "kept", "tokens")}
+    # "<|user|> How many ? <|assistant|>" is five tokens.
+    assert counted == {"rows": 1, "taken": 1, "kept": 1, "tokens": 5}
     assert manifest["data"][1]["sha256"] == hashlib.sha256(rows.read_bytes()).hexdigest()
     assert len(manifest["weights"]["policy"]) == 64
     assert manifest["weights"]["policy"] == manifest["weights"]["reference"]
