@@ -25,6 +25,7 @@ _EXAMPLES = """\
   cameleer data show MODEL rows.jsonl --format chat
   cameleer data pairs MODEL gsm8k/train.jsonl --format gsm8k --output pairs.jsonl
   cameleer eval MODEL --benchmarks gsm8k,math,ifeval
+  cameleer report html runs/quickstart         curves, scores and answers on one page
   cameleer report compare evals/before/full evals/after/full tulu31_8b_published
   cameleer verify                              how often the verifiers err, on a table of cases
   cameleer verify completions.jsonl            score completions against their ground truths
@@ -68,8 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_data_arguments(tools)
     evaluation = commands.add_parser("eval", help="score a checkpoint or an endpoint")
     _add_eval_arguments(evaluation)
-    report = commands.add_parser("report", help="put results side by side")
+    report = commands.add_parser("report", help="put a run on a page, or results side by side")
     reports = report.add_subparsers(dest="report", required=True, metavar="REPORT")
+    command = reports.add_parser("html", help="one page over a run or ladder, finished or not")
+    command.add_argument("run", type=Path, help="the directory of a run or ladder")
+    command.add_argument("--output", type=Path, help="the file; report.html in the directory")
     command = reports.add_parser("compare", help="evaluations, and which differences are no chance")
     command.add_argument(
         "results", nargs="+", help="directories of `cameleer eval`, or published columns by name"
@@ -124,6 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from cameleer.evaluate import run
 
             return run(known)
+        if known.command == "report" and known.report == "html":
+            from cameleer.report.html import write_report
+
+            console.print(f"report: {write_report(known.run, known.output)}")
+            return 0
         if known.command == "report":
             from cameleer.report.compare import compare
 
@@ -215,12 +224,13 @@ def _add_eval_arguments(command: argparse.ArgumentParser) -> None:
 
 def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
     from cameleer.overrides import override
-    from cameleer.recipe import load
+    from cameleer.recipe import Ladder, load
 
     recipe = override(load(reference), rest, prog=f"cameleer run {reference}")
     recipe.validate()
     from cameleer.distributed.launch import run
     from cameleer.report.curve import draw_curve, heldout_line, summary_table
+    from cameleer.report.html import write_report
 
     directories = run(recipe, resume=resume)
     if os.environ.get("RANK", "0") != "0":
@@ -229,6 +239,8 @@ def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
         curve = draw_curve(directory)
         console.print(summary_table(directory))
         console.print(f"curve: {curve}")
+    whole = directories[-1].parent if isinstance(recipe, Ladder) else directories[-1]
+    console.print(f"report: {write_report(whole)}")
     line = heldout_line(directories[-1])
     if line:
         console.print(line)

@@ -453,9 +453,11 @@ def _facts(metric: Metric) -> str:
     lines = []
     if metric.unit:
         lines.append(f"- unit: {metric.unit}")
-    lines.append(f"- healthy: {_range(metric)}")
+    lines.append(f"- healthy: {healthy_range(metric)}")
     if metric.advice:
-        lines.append(f"- {'otherwise' if _range(metric) != 'any' else 'note'}: {metric.advice}")
+        lines.append(
+            f"- {'otherwise' if healthy_range(metric) != 'any' else 'note'}: {metric.advice}"
+        )
     names = {"TRL": metric.trl, "verl": metric.verl, "open-instruct": metric.open_instruct}
     known = [f"{library} `{name}`" for library, name in names.items() if name]
     if known:
@@ -463,7 +465,8 @@ def _facts(metric: Metric) -> str:
     return "\n".join(lines)
 
 
-def _range(metric: Metric) -> str:
+def healthy_range(metric: Metric) -> str:
+    """Such as ``up to 0.5``, ``0.9 to 1.1`` or ``any``."""
     low, high = metric.low, metric.high
     if low is None and high is None:
         return "any"
