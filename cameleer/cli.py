@@ -1,4 +1,4 @@
-"""The command: cameleer run, check, recipes, data, eval, report, verify, replay, diff."""
+"""The command: cameleer run, check, recipes, data, eval, report, release, verify, replay, diff."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import cameleer
 from cameleer.errors import CameleerError
 from cameleer.log import console
+from cameleer.release.command import add_arguments as add_release_arguments
 
 _EXAMPLES = """\
   cameleer run quickstart                      a tiny model learns arithmetic, in minutes, on a CPU
@@ -27,6 +28,8 @@ _EXAMPLES = """\
   cameleer eval MODEL --benchmarks gsm8k,math,ifeval
   cameleer report html runs/quickstart         curves, scores and answers on one page
   cameleer report compare evals/before/full evals/after/full tulu31_8b_published
+  cameleer release runs/quickstart             a Hugging Face directory with a model card
+  cameleer release verify runs/quickstart/release
   cameleer verify                              how often the verifiers err, on a table of cases
   cameleer verify completions.jsonl            score completions against their ground truths
 """
@@ -81,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--common", action="store_true", help="compare on the instances that all have"
     )
+    release = commands.add_parser("release", help="export a checkpoint with a model card, verified")
+    add_release_arguments(release)
     verify = commands.add_parser(
         "verify", help="print the verifiers' errors on a table of cases, or score a file"
     )
@@ -137,6 +142,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from cameleer.report.compare import compare
 
             return compare(known.results, known.common)
+        if known.command == "release":
+            from cameleer.release.command import run as run_release
+
+            return run_release(known)
         if known.command == "verify":
             return _verify(known)
         return _recipes()

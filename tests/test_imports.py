@@ -25,7 +25,8 @@ ORDER = (
     ("train",),
     ("distributed",),
     ("recipes",),
-    ("report", "release", "serve", "curate", "verify", "evaluate"),
+    ("report", "serve", "curate", "verify", "evaluate"),
+    ("release",),
     ("cli",),
 )
 """A room may import its own modules, and rooms that stand before it."""

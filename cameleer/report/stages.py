@@ -31,7 +31,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        return self.directory.name
+        return self.directory.resolve().name
 
     @property
     def has_begun(self) -> bool:
@@ -186,10 +186,9 @@ def _siblings(stage: Stage) -> dict[str, Stage]:
         return {}
     tree = read_tree(root)
     names = [each.name for each in tree.stages]
-    if not tree.is_ladder or stage.directory.resolve().name not in names:
+    if not tree.is_ladder or stage.name not in names:
         return {}
-    before = tree.stages[: names.index(stage.directory.resolve().name)]
-    return {each.name: each for each in before}
+    return {each.name: each for each in tree.stages[: names.index(stage.name)]}
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
