@@ -28,3 +28,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return save_tiny_llama(
             tmp_path_factory.mktemp("tiny"), WORDS, hidden_size=64, num_layers=2, max_tokens=128
         )
+
+
+@pytest.fixture(scope="session")
+def real_ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of four steps of SFT and four of GRPO, truly run. To be read only."""
+    from fakes import grpo, held_out, sft, tiny_llama
+
+    from cameleer.distributed.launch import run
+    from cameleer.recipe import Ladder
+
+    root = tmp_path_factory.mktemp("ladder")
+    model = tiny_llama(root / "llama")
+    stages = (
+        sft(model, root / "runs", heldout=held_out()),
+        grpo(model, root / "runs", heldout=held_out()),
+    )
+    run(Ladder(name="both", stages=stages))
+    return root / "runs" / "both"

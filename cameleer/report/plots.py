@@ -55,6 +55,7 @@ class Plot:
     unit: str = ""
     is_share: bool = False
     is_log: bool = False
+    """Where all values are above 0."""
     is_stacked: bool = False
     x_label: str = "step"
 
@@ -93,6 +94,8 @@ def draw(plot: Plot) -> Drawing:
 
     size = max(_steps_a_point(len(line.steps)) for line in plot.lines)
     lines = [_binned(line, size) for line in plot.lines]
+    known = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
+    is_log = plot.is_log and len(known) > 0 and known.min() > 0
     style: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": plot.id,
@@ -104,13 +107,13 @@ def draw(plot: Plot) -> Drawing:
         figure = Figure(figsize=(4.6, 2.5))
         FigureCanvasSVG(figure)
         axes = figure.add_axes((0.115, 0.15, 0.865, 0.81))
-        _dress(axes, plot)
+        _dress(axes, plot.x_label, is_log)
         if plot.is_stacked:
             _stack(axes, lines)
         else:
             for number, line in enumerate(lines):
                 _line(axes, line, number)
-        _fit(axes, plot, lines)
+        _fit(axes, plot, lines, known)
         text = _written(figure)
     missing = sum(line.num_missing for line in plot.lines)
     return Drawing(_inline(text, plot), size, missing)
@@ -141,7 +144,7 @@ def _binned(line: Line, size: int) -> Line:
     return Line(line.label, steps, mean, low, high, line.num_missing)
 
 
-def _dress(axes: Any, plot: Plot) -> None:
+def _dress(axes: Any, x_label: str, is_log: bool) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     axes.patch.set_visible(False)
@@ -155,8 +158,8 @@ def _dress(axes: Any, plot: Plot) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     axes.xaxis.label.set_color(_INK)
-    axes.set_xlabel(plot.x_label, labelpad=1)
-    if plot.is_log:
+    axes.set_xlabel(x_label, labelpad=1)
+    if is_log:
         axes.set_yscale("log")
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
@@ -211,12 +214,11 @@ def _stack(axes: Any, lines: Sequence[Line]) -> None:
     axes.stackplot(steps, heights, colors=colours, linewidth=0, alpha=0.9)
 
 
-def _fit(axes: Any, plot: Plot, lines: Sequence[Line]) -> None:
+def _fit(axes: Any, plot: Plot, lines: Sequence[Line], known: Floats) -> None:
     steps = np.concatenate([line.steps for line in lines])
     first, last = steps.min(), steps.max()
     room = 0.5 if first == last else 0.02 * (last - first)
     axes.set_xlim(first - room, last + room)
-    known = np.concatenate([line.values[np.isfinite(line.values)] for line in lines])
     if not len(known):
         axes.set_yticks([])
         return
@@ -225,10 +227,10 @@ def _fit(axes: Any, plot: Plot, lines: Sequence[Line]) -> None:
         axes.set_ylim(0, min(1.02, max(highest * 1.08, 0.02)))
     elif plot.is_stacked:
         axes.set_ylim(0, None)
-    elif not plot.is_log and known.min() == known.max():
+    elif known.min() == known.max():
         # matplotlib would magnify rounding.
-        middle = known.min()
-        axes.set_ylim(middle - (abs(middle) or 1) * 0.5, middle + (abs(middle) or 1) * 0.5)
+        middle, room = known.min(), (abs(known.min()) or 1) * 0.5
+        axes.set_ylim(middle - room, middle + room)
 
 
 def _written(figure: Any) -> str:

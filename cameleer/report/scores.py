@@ -97,13 +97,18 @@ def _held_out(stage: Stage) -> str:
     names = [source["name"] or source["path"] for source in heldout.get("sources", ())]
     temperature = heldout.get("temperature", 0.0)
     how = "greedy" if temperature == 0 else f"temperature {temperature:g}"
-    return f"held out: {', '.join(names)} ({heldout.get('num_prompts', 0):,}, {how})"
+    verifiers = stage.recipe.get("verifiers") or {}
+    rules = sorted({str(each.get("class", "")).rpartition(":")[2] for each in verifiers.values()})
+    facts = ", ".join([f"{heldout.get('num_prompts', 0):,}", how, *rules])
+    return f"held out: {', '.join(names)} ({facts})"
 
 
 def _newest(stage: Stage) -> int:
     """The last step with a score; the last of all where none has one."""
-    scored = (line["step"] for line in reversed(stage.metrics) if _scores(stage, line["step"]))
-    return int(next(scored, stage.last_step))
+    for line in reversed(stage.metrics):
+        if "heldout/accuracy" in line or stage.results(line["step"]):
+            return int(line["step"])
+    return stage.last_step
 
 
 def _average(rows: Sequence[Row]) -> Row:
