@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cameleer.data import chat
@@ -89,13 +89,52 @@ def verify_checkpoint(directory: Path, model: Path, stage: Stage | None) -> Veri
 
     Raises RunError where they are not the same model.
     """
-    same = directory.resolve() == model.resolve()
-    against = "its own weights in Cameleer's engine" if same else "the checkpoint"
+    is_same = directory.resolve() == model.resolve()
+    against = "its own weights in Cameleer's engine" if is_same else "the checkpoint"
+    if not is_same:
+        _compare_weights(directory, model)
     with quiet_libraries(), torch.no_grad():
         names = read_json(directory / "config.json").get("architectures") or [""]
         if str(names[0]).endswith("ForSequenceClassification"):
             return _verify_scores(directory, model, against)
         return _verify_policy(directory, model, against, stage)
+
+
+def _compare_weights(directory: Path, model: Path) -> None:
+    """Raises RunError for a tensor whose bits differ: a few prompts would miss a small change."""
+    ours, theirs = (_tensors(each) for each in (model, directory))
+    if ours.keys() != theirs.keys():
+        name = min(ours.keys() ^ theirs.keys())
+        raise RunError(
+            f"{directory} and the checkpoint do not hold the same tensors: {name} is in one only. "
+            "Release it anew from its run."
+        )
+    for name, path in ours.items():
+        with safe_open(path, "pt") as one, safe_open(theirs[name], "pt") as other:
+            if not _same_bits(one.get_tensor(name), other.get_tensor(name)):
+                raise RunError(
+                    f"{directory} does not hold the weights of the checkpoint: {name} differs. Do "
+                    "not use it; release it anew from its run."
+                )
+
+
+def _tensors(directory: Path) -> dict[str, Path]:
+    """The file of each tensor. Raises RunError where one cannot be read."""
+    found: dict[str, Path] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                found |= dict.fromkeys(file.keys(), path)
+        except (OSError, SafetensorError) as error:
+            raise RunError(f"Cannot read the weights {path}: {error}. Release anew.") from error
+    return found
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    # NaN is not equal to itself, and its bits are.
+    return torch.equal(*(each.reshape(-1).view(torch.uint8) for each in (one, other)))
 
 
 def _verify_policy(directory: Path, model: Path, against: str, stage: Stage | None) -> Verified:
