@@ -35,7 +35,7 @@ class Stage:
 
     @property
     def has_begun(self) -> bool:
-        return (self.directory / "recipe.json").exists()
+        return self.directory.is_dir() and any(self.directory.iterdir())
 
     @property
     def is_training(self) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -195,6 +197,24 @@ def test_a_failure_leaves_nothing_and_keeps_the_earlier_release(
     assert not [p for p in run.iterdir() if p.name.startswith(".")]
 
 
+def test_the_earlier_release_comes_back_where_the_new_one_cannot_take_its_place(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    directory, _ = release(run, step=2)
+    rename = os.rename
+
+    def once(source: Path, target: Path) -> None:
+        if source.suffix == ".partial":
+            raise OSError(30, "Read-only file system")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", once)
+    with pytest.raises(RunError, match="Read-only file system"):
+        release(run, step=4)
+    assert json.loads((directory / RECORD).read_text())["step"] == 2
+    assert not [p for p in run.iterdir() if p.name.startswith(".")]
+
+
 def test_weights_that_are_not_the_checkpoint_s_are_not_released(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -234,6 +254,14 @@ def test_a_release_far_from_its_run_is_held_against_its_own_weights(
 ):
     assert main(["release", "verify", str(copy)]) == 0
     assert "of its own weights in Cameleer's engine" in capsys.readouterr().out
+
+
+def test_a_run_of_the_same_name_is_not_the_one_it_came_from(run: Path):
+    directory, _ = release(run)
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "run": "another"}))
+    with pytest.raises(RunError, match="that was run feedbeef, stage run"):
+        origin(directory, run)
 
 
 def test_a_release_in_its_run_is_held_against_the_checkpoint(run: Path):
@@ -353,6 +381,26 @@ def test_a_changed_reward_model_is_found(reward_run: Path):
     (directory / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.01}))
     with pytest.raises(RunError, match="is not the reward model of the checkpoint"):
         verify_checkpoint(directory, model, stage)
+
+
+def test_scores_that_only_a_batch_gets_wrong_are_found(reward_run: Path):
+    model = reward_run / "checkpoints/step_4/model"
+    whole = verify._load_plain
+
+    class Misled:
+        def __init__(self, plain: Any) -> None:
+            self._plain, self.config = plain, plain.config
+
+        def __call__(self, rows: torch.Tensor, **options: Any) -> Any:
+            return self._plain(rows + (len(rows) > 1), **options)
+
+    def load(kind: str, directory: Path, **options: Any) -> Any:
+        return Misled(whole(kind, directory, **options))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "_load_plain", load)
+        with pytest.raises(RunError, match="is not the reward model"):
+            verify_checkpoint(model, model, None)
 
 
 def test_a_pad_token_that_is_the_end_of_answers_is_found(reward_run: Path):

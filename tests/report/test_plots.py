@@ -42,6 +42,25 @@ def test_a_metric_that_few_steps_have_is_joined_up():
     assert found.steps.tolist() == [0, 5] and found.values.tolist() == [0.25, 0.5]
 
 
+def test_what_is_no_finite_number_is_a_gap_and_counted():
+    metrics = [{"step": i, "loss": value} for i, value in enumerate((1.0, math.inf, math.nan), 1)]
+    found = series(metrics, "loss", "loss")
+    assert found is not None and found.num_missing == 2
+    assert found.values[0] == 1.0 and np.isnan(found.values[1:]).all()
+
+
+def test_a_number_between_two_gaps_has_a_mark_of_its_own():
+    # Too many points for a mark each, and a line of one point cannot be seen.
+    lonely = [1.0] * 20 + [math.nan, 2.0, math.nan] + [1.0] * 20
+    assert draw(Plot("a", "A", (line(lonely),))).svg.count("<use") == 1 + number_of_ticks(lonely)
+
+
+def number_of_ticks(values: list[float]) -> int:
+    """Marks of the axis, which a line without a lonely number has too."""
+    whole = [1.0 if math.isnan(value) else value for value in values]
+    return draw(Plot("a", "A", (line(whole),))).svg.count("<use")
+
+
 def test_a_gap_is_not_drawn_over():
     svg = draw(Plot("a", "A", (line([1, 2, math.nan, 2, 1]),))).svg
     assert path_of(svg, colour_of(0)[0]) == ["M", "L", "M", "L"]
@@ -94,6 +113,16 @@ def test_a_logarithmic_axis_has_plain_numbers():
 
 def test_more_lines_than_colours_are_told_apart_by_dashes():
     assert len({colour_of(i) for i in range(24)}) == 24
+
+
+def test_held_out_accuracy_has_its_interval(tmp_path: Path):
+    lines = [{"step": i, "heldout/accuracy": 0.25, "heldout/num_prompts": 400} for i in (0, 2)]
+    (stage,) = read_tree(made(tmp_path / "run", lines)).stages
+    ((plot, _),) = plots_of(stage)
+    assert plot.lines[0].low is not None and plot.lines[0].high is not None
+    # Wilson for 100 of 400, as in test_scores.
+    assert plot.lines[0].low == pytest.approx([0.2101, 0.2101], abs=1e-4)
+    assert plot.lines[0].high == pytest.approx([0.2947, 0.2947], abs=1e-4)
 
 
 def test_phases_and_the_rest_make_up_the_step(tmp_path: Path):

@@ -69,6 +69,12 @@ def test_a_run_that_started_from_another_run_leads_to_it(tmp_path: Path):
     assert names(tmp_path / "two") == ["two"]
 
 
+def test_the_lines_of_a_step_are_one_record(tmp_path: Path):
+    lines = [{"step": 2, "loss": 1.0}, {"step": 1, "loss": 2.0}, {"step": 2, "kl": 0.5}]
+    (stage,) = read_tree(made(tmp_path / "run", lines)).stages
+    assert stage.metrics == [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "kl": 0.5}]
+
+
 def test_leaves_are_written_as_a_person_would():
     recipe = {"class": "a:B", "model": {"class": "a:Model", "source": "x"}, "stop": [], "n": None,
               "data": [{"path": "y"}], "betas": [0.9, 0.98], "name": ""}  # fmt: skip
