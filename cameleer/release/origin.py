@@ -27,15 +27,12 @@ def origin(directory: Path, against: Path | None) -> tuple[Path, Stage | None]:
         )
     record = read_json(directory / RECORD)
     place = Path("checkpoints") / f"step_{record['step']}" / "model"
-    here = directory.resolve().parent
-    tried = [against] if against else [here]
-    for root in tried:
-        if not (root / "recipe.json").is_file():
-            continue
-        for stage in read_tree(root).stages:
-            is_it = stage.manifest.get("run", "") == record["run"] and stage.name == record["stage"]
-            if is_it and (stage.directory / place).is_dir():
-                return stage.directory / place, stage
+    root = against or directory.resolve().parent
+    stages = read_tree(root).stages if (root / "recipe.json").is_file() else ()
+    for stage in stages:
+        is_it = stage.manifest.get("run", "") == record["run"] and stage.name == record["stage"]
+        if is_it and (stage.directory / place).is_dir():
+            return stage.directory / place, stage
     if against:
         raise RunError(
             f"{against} is not where {directory} came from, or its checkpoint of step "

@@ -98,14 +98,14 @@ def _stages_table(stages: Sequence[Stage]) -> Iterator[str]:
     rows = []
     for stage in stages:
         state, kind = _state(stage)
-        commit = str(stage.manifest.get("commit") or "–")[:12]
+        commit = str(stage.manifest.get("commit") or "–")[:9]
         rows.append(
             [
                 f'<th scope="row">{_e(stage.name)}</th>',
                 f"<td>{_e(stage.algorithm)}</td>",
                 f'<td class="{kind}">{_e(state)}</td>',
                 f'<td class="number">{_duration(stage.seconds)}</td>',
-                f"<td><code>{_e(commit)}</code></td>",
+                f'<td><code class="short">{_e(commit)}</code></td>',
             ]
         )
     yield _table(("stage", "algorithm", "state", "time in steps", "commit"), rows)
@@ -190,10 +190,15 @@ def _made(stage: Stage) -> Iterator[str]:
 def _panel(plot: Plot, keys: Sequence[str]) -> str:
     plot_id = _id(plot.id)
     drawing = draw(Plot(**{**vars(plot), "id": plot_id}))
+    swatches = [
+        f'<span style="border-top-color:{colour};border-top-style:{dash}"></span>'
+        for colour, dash in map(colour_of, range(len(plot.lines)))
+    ]
+    if len(plot.lines) == 1:
+        swatches = [""]  # Nothing to tell apart.
     legend = "".join(
-        f'<li><span style="border-top-color:{colour};border-top-style:{dash}"></span>'
-        f"{_e(line.label)}</li>"
-        for line, (colour, dash) in zip(plot.lines, map(colour_of, range(99)), strict=False)
+        f"<li>{swatch}{_e(line.label)}</li>"
+        for swatch, line in zip(swatches, plot.lines, strict=True)
     )
     notes = []
     if drawing.steps_a_point > 1:
@@ -202,18 +207,14 @@ def _panel(plot: Plot, keys: Sequence[str]) -> str:
             f"Each point is the mean of {count:,} recorded steps"
             + ("." if plot.is_stacked else "; the band runs from the least of them to the most.")
         )
-    elif any(line.low is not None for line in plot.lines):
-        notes.append("Bands and bars are intervals of 95 %.")
+    if sure := [line.label for line in plot.lines if line.low is not None and line.is_whole]:
+        notes.append(f"Bars or bands of {', '.join(sure)}: 95 % intervals.")
     if drawing.num_missing:
-        notes.append(f"{drawing.num_missing:,} recorded values are no finite number: gaps.")
+        notes.append(f"Values that are no finite number, shown as gaps: {drawing.num_missing:,}.")
     caption = f"<figcaption>{_e(' '.join(notes))}</figcaption>" if notes else ""
-    shown = (
-        f'<ul class="legend">{legend}</ul>'
-        if len(plot.lines) > 1 or not keys
-        else (f'<ul class="legend"><li>{_e(plot.lines[0].label)}</li></ul>')
-    )
     return (
-        f"<figure><h4>{_e(plot.title)}</h4>{shown}{drawing.svg}{caption}{_explained(keys)}</figure>"
+        f'<figure><h4>{_e(plot.title)}</h4><ul class="legend">{legend}</ul>{drawing.svg}'
+        f"{caption}{_explained(keys)}</figure>"
     )
 
 

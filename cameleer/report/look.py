@@ -51,7 +51,8 @@ th { font-weight: 600; color: var(--ink-soft); font-size: 0.83rem; }
 tbody th { color: var(--ink); font-size: 0.9rem; font-weight: 500; }
 td > .text { margin: 0; }
 th code { overflow-wrap: normal; white-space: nowrap; }
-.number { text-align: right; white-space: nowrap; }
+.number { text-align: right; }
+td.number, .short { white-space: nowrap; }
 td.number small { display: block; color: var(--ink-soft); font-size: 0.78rem; }
 .span { position: relative; display: block; width: 7rem; height: 4px; margin: 0.25rem 0 0 auto;
   background: var(--line); border-radius: 2px; }

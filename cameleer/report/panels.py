@@ -24,6 +24,8 @@ class Panel:
     is_log: bool = False
     alone: bool = True
     """False: a single line would be that of another panel again."""
+    all_zero: bool = True
+    """False: counts of what never happened are not shown."""
 
 
 PANELS = (
@@ -48,7 +50,7 @@ PANELS = (
     Panel("Gradient norm", ("optim/*grad_norm*",)),
     Panel("Learning rate", ("optim/*learning_rate*",)),
     Panel("Engine against learner", ("engine/logprob_difference_*",), is_log=True),
-    Panel("Checks without a verdict", ("status/undecided", "status/invalid")),
+    Panel("Checks without a verdict", ("status/undecided", "status/invalid"), all_zero=False),
     Panel("Tokens a second", ("throughput/*",)),
 )
 _OF_ANOTHER = ("heldout/*", "eval/*")
@@ -62,7 +64,9 @@ def plots_of(stage: Stage) -> Iterator[tuple[Plot, tuple[str, ...]]]:
     for number, panel in enumerate(PANELS):
         names = _matching(panel, keys)
         lines = [line for key in names if (line := _of(stage, key)) is not None]
-        if not lines or (len(lines) == 1 and not panel.alone) or _says_nothing(panel, lines):
+        if not lines or (len(lines) == 1 and not panel.alone):
+            continue
+        if not panel.all_zero and not any(np.nansum(line.values) for line in lines):
             continue
         yield (
             Plot(
@@ -102,13 +106,6 @@ def _of(stage: Stage, key: str) -> Line | None:
     ends = [stats.wilson(round(v * n), int(n)) for v, n in zip(line.values, counts, strict=True)]
     low, high = np.array(ends).T
     return Line(line.label, line.steps, line.values, low, high)
-
-
-def _says_nothing(panel: Panel, lines: Sequence[Line]) -> bool:
-    """Counts of failures that never were, and a deviation whose mean is missing."""
-    if panel.title == "Checks without a verdict":
-        return all(np.nansum(line.values) == 0 for line in lines)
-    return False
 
 
 def _benchmarks(stage: Stage) -> tuple[Plot, tuple[str, ...]] | None:

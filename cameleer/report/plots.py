@@ -43,6 +43,11 @@ class Line:
     num_missing: int = 0
     """Values that were recorded and are no finite number."""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every step is drawn."""
+        return len(self.steps) <= MAX_POINTS
+
 
 @dataclass(frozen=True)
 class Plot:
@@ -52,7 +57,6 @@ class Plot:
     """Unique in the page."""
     title: str
     lines: tuple[Line, ...]
-    unit: str = ""
     is_share: bool = False
     is_log: bool = False
     """Where all values are above 0."""
@@ -132,7 +136,7 @@ def _steps_a_point(count: int) -> int:
 
 def _binned(line: Line, size: int) -> Line:
     """Means of `size` neighbours, with the least and the most of them as a band."""
-    if size == 1 or len(line.steps) <= MAX_POINTS:
+    if size == 1 or line.is_whole:
         return line
     values = [line.values[i : i + size] for i in range(0, len(line.values), size)]
     known = [chunk[np.isfinite(chunk)] for chunk in values]
@@ -185,7 +189,7 @@ def _line(axes: Any, line: Line, number: int) -> None:
             )
         else:
             axes.fill_between(
-                line.steps, line.low, line.high, color=colour, alpha=0.18, linewidth=0
+                line.steps, line.low, line.high, color=colour, alpha=0.25, linewidth=0.7
             )
     few = known.sum() <= _FEW
     alone = known & ~np.r_[False, known[:-1]] & ~np.r_[known[1:], False]
@@ -219,6 +223,8 @@ def _fit(axes: Any, plot: Plot, lines: Sequence[Line], known: Floats) -> None:
     first, last = steps.min(), steps.max()
     room = 0.5 if first == last else 0.02 * (last - first)
     axes.set_xlim(first - room, last + room)
+    if first == last:
+        axes.set_xticks([first])
     if not len(known):
         axes.set_yticks([])
         return

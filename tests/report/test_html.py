@@ -211,6 +211,14 @@ def test_a_long_run_is_thinned_and_says_so(tmp_path: Path):
     assert written.stat().st_size < 400_000
 
 
+def test_bands_say_what_they_are(tmp_path: Path):
+    lines = [{**line, "verifiable_rate": 0.5} for line in steps(1_000)]
+    lines[-1] |= {"heldout/accuracy": 0.5, "heldout/num_prompts": 8}
+    text = shown(made(tmp_path / "run", lines)).text
+    assert "the mean of 2 recorded steps; the band runs from the least of them to the most. Bars or " \
+        "bands of held out: 95 % intervals." in text  # fmt: skip
+
+
 def test_completions_of_each_kind_are_shown_with_scores_and_reasons(tmp_path: Path):
     rows = [
         {"text": "I am right"},
@@ -243,7 +251,8 @@ def test_numbers_that_are_none_are_gaps_and_counted(tmp_path: Path):
     metrics = steps(5)
     metrics[1]["loss"], metrics[3]["loss"] = float("nan"), float("inf")
     assert (
-        "2 recorded values are no finite number: gaps." in shown(made(tmp_path / "r", metrics)).text
+        "Values that are no finite number, shown as gaps: 2."
+        in shown(made(tmp_path / "r", metrics)).text
     )
 
 
