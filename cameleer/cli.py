@@ -1,4 +1,4 @@
-"""The command: cameleer run, check, recipes, data, eval, report, verify, replay, diff."""
+"""The command: cameleer run, check, recipes, data, eval, report, release, verify, replay, diff."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import cameleer
 from cameleer.errors import CameleerError
 from cameleer.log import console
+from cameleer.release.command import add_arguments as add_release_arguments
 
 _EXAMPLES = """\
   cameleer run quickstart                      a tiny model learns arithmetic, in minutes, on a CPU
@@ -26,7 +27,10 @@ _EXAMPLES = """\
   cameleer data mix quickstart                 rows and tokens of each source of a recipe
   cameleer data pairs MODEL gsm8k/train.jsonl --format gsm8k --output pairs.jsonl
   cameleer eval MODEL --benchmarks gsm8k,math,ifeval
+  cameleer report html runs/quickstart         curves, scores and answers on one page
   cameleer report compare evals/before/full evals/after/full tulu31_8b_published
+  cameleer release runs/quickstart             a Hugging Face directory with a model card
+  cameleer release verify runs/quickstart/release
   cameleer verify                              how often the verifiers err, on a table of cases
   cameleer verify completions.jsonl            score completions against their ground truths
 """
@@ -71,8 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_data_arguments(tools)
     evaluation = commands.add_parser("eval", help="score a checkpoint or an endpoint")
     _add_eval_arguments(evaluation)
-    report = commands.add_parser("report", help="put results side by side")
+    report = commands.add_parser("report", help="put a run on a page, or results side by side")
     reports = report.add_subparsers(dest="report", required=True, metavar="REPORT")
+    command = reports.add_parser("html", help="one page over a run or ladder, finished or not")
+    command.add_argument("run", type=Path, help="the directory of a run or ladder")
+    command.add_argument("--output", type=Path, help="the file; report.html in the directory")
     command = reports.add_parser("compare", help="evaluations, and which differences are no chance")
     command.add_argument(
         "results", nargs="+", help="directories of `cameleer eval`, or published columns by name"
@@ -80,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument(
         "--common", action="store_true", help="compare on the instances that all have"
     )
+    release = commands.add_parser("release", help="export a checkpoint with a model card, verified")
+    add_release_arguments(release)
     verify = commands.add_parser(
         "verify", help="print the verifiers' errors on a table of cases, or score a file"
     )
@@ -130,10 +139,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from cameleer.evaluate import run
 
             return run(known)
+        if known.command == "report" and known.report == "html":
+            from cameleer.report.html import write_report
+
+            console.print(f"report: {write_report(known.run, known.output)}")
+            return 0
         if known.command == "report":
             from cameleer.report.compare import compare
 
             return compare(known.results, known.common)
+        if known.command == "release":
+            from cameleer.release.command import run as run_release
+
+            return run_release(known)
         if known.command == "verify":
             return _verify(known)
         return _recipes()
@@ -222,12 +240,13 @@ def _add_eval_arguments(command: argparse.ArgumentParser) -> None:
 
 def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
     from cameleer.overrides import override
-    from cameleer.recipe import load
+    from cameleer.recipe import Ladder, load
 
     recipe = override(load(reference), rest, prog=f"cameleer run {reference}")
     recipe.validate()
     from cameleer.distributed.launch import run
     from cameleer.report.curve import draw_curve, heldout_line, ladder_table, summary_table
+    from cameleer.report.html import write_report
 
     directories = run(recipe, resume=resume)
     if os.environ.get("RANK", "0") != "0":
@@ -239,6 +258,8 @@ def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
         if len(directories) == 1:
             console.print(summary_table(directory))
         console.print(f"curve: {curve}")
+    whole = directories[-1].parent if isinstance(recipe, Ladder) else directories[-1]
+    console.print(f"report: {write_report(whole)}")
     if len(directories) > 1:
         console.print(ladder_table(directories))
         return 0

@@ -35,6 +35,8 @@ class Model:
     """What the policy computes in. The optimizer's weights are float32 in any case."""
     chat_template: ChatTemplate = "tokenizer"
     """Tulu 3's template, or the tokenizer's own."""
+    license: str = ""
+    """What the hub calls its terms, such as "apache-2.0", for the model card. Empty: unknown."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,3 +41,21 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}/"):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def real_ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of four steps of SFT and four of GRPO, truly run. To be read only."""
+    from fakes import grpo, held_out, sft, tiny_llama
+
+    from cameleer.distributed.launch import run
+    from cameleer.recipe import Ladder, Model
+
+    root = tmp_path_factory.mktemp("ladder")
+    model = tiny_llama(root / "llama")
+    stages = (
+        sft(model, root / "runs", heldout=held_out()),
+        grpo(model, root / "runs", heldout=held_out(), model=Model(source="stage:sft")),
+    )
+    run(Ladder(name="both", stages=stages))
+    return root / "runs" / "both"

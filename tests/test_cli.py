@@ -195,6 +195,8 @@ def test_a_users_recipe_and_verifier_run_from_a_file(mine: SimpleNamespace):
     assert stored(directory)["num_steps"] == 3
     assert stored(directory)["algorithm"]["beta"] == 0.5  # type: ignore[index]
     assert (directory / "learning_curve.svg").exists()
+    assert f"report: {directory / 'report.html'}\n" in found.stdout
+    assert (directory / "report.html").exists()
     assert found.stderr == ""
 
 
@@ -215,6 +217,7 @@ def test_a_ladder_runs_and_a_finished_one_has_nothing_left_to_do(
     assert main(["run", mine.ladder, "--stages.sft.num-steps", "3"]) == 0
     said = capsys.readouterr().out
     grpo = mine.root / "both/grpo"
+    assert "A ladder of 2 stages" in (mine.root / "both/report.html").read_text()
     start = stored(grpo)["model"]["source"]  # type: ignore[index]
     assert start == str(mine.root / "both/sft/checkpoints/step_3/model")
     manifest = json.loads((grpo / "manifest.json").read_text())

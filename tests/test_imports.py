@@ -26,7 +26,8 @@ ORDER = (
     ("curate",),
     ("distributed",),
     ("recipes",),
-    ("report", "release", "serve", "verify", "evaluate"),
+    ("report", "serve", "verify", "evaluate"),
+    ("release",),
     ("cli",),
 )
 """A room may import its own modules, and rooms that stand before it."""

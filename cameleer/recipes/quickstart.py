@@ -13,8 +13,12 @@ from cameleer.data.sources import Source
 from cameleer.recipe import Curate, HeldOut, Ladder, Model, Optim, Output, Recipe, Rollout
 from cameleer.verifiers.gsm8k import GSM8K
 
+_LICENSE = "apache-2.0"  # All of it was made here.
 _PROBLEMS = Source(
-    path="cameleer.data.datasets.arithmetic:problems", format="gsm8k", name="arithmetic"
+    path="cameleer.data.datasets.arithmetic:problems",
+    format="gsm8k",
+    name="arithmetic",
+    license=_LICENSE,
 )
 _DEMONSTRATIONS = "cameleer.data.datasets.arithmetic:demonstrations"
 _PAIRS = Source(path="stage:pairs", format="preference", name="arithmetic")
@@ -34,9 +38,9 @@ def quickstart() -> Ladder:
     output = Output(save_every=1_000, keep_last=1, log_every=10, sample_every=0)
     sft = Recipe(
         name="sft",
-        model=Model(source="cameleer.models.tiny:arithmetic_llama"),
+        model=Model(source="cameleer.models.tiny:arithmetic_llama", license=_LICENSE),
         algorithm=SFT(),
-        data=(Source(path=_DEMONSTRATIONS, format="chat", name="arithmetic"),),
+        data=(replace(_PROBLEMS, path=_DEMONSTRATIONS, format="chat"),),
         optim=Optim(learning_rate=2e-3, betas=(0.9, 0.98), warmup_steps=50),
         num_steps=500,
         batch_size=64,

@@ -24,7 +24,7 @@ from cameleer.verifiers.base import Verifier
 from cameleer.verifiers.gsm8k import GSM8K
 from cameleer.verifiers.ifeval import IFEval
 
-_GSM8K = Source(path="openai/gsm8k", subset="main", format="gsm8k")
+_GSM8K = Source(path="openai/gsm8k", subset="main", format="gsm8k", license="mit")
 _HALF = 3_736  # of GSM8K's 7,473 training questions
 _CONSTRAINTS = "cameleer.data.datasets.constraints:prompts"
 _GPU = Runtime(device="cuda", micro_batch_tokens=16_384, num_verifier_workers=8)
@@ -105,11 +105,20 @@ def smollm2_135m() -> Ladder:
     then prefers its right answers to its wrong ones, then is rewarded for right ones to new
     questions. docs/runs/smollm2_135m_ladder_h100.md has what came of it.
     """
-    start = Model(source="cameleer.models.smollm2:smollm2_135m_instruct", dtype="bfloat16")
+    start = Model(
+        source="cameleer.models.smollm2:smollm2_135m_instruct",
+        dtype="bfloat16",
+        license="apache-2.0",
+    )
     verifiers: dict[str, Verifier] = {"gsm8k": GSM8K(), "ifeval": IFEval()}
     learnt = replace(_GSM8K, count=_HALF, take="first")
     constraints = Source(
-        path=_CONSTRAINTS, format="rlvr", name="constraints", count=2_500, take="first"
+        path=_CONSTRAINTS,
+        format="rlvr",
+        name="constraints",
+        count=2_500,
+        take="first",
+        license="apache-2.0",
     )
     heldout = HeldOut(sources=(replace(_GSM8K, split="test"),), num_prompts=1_319)
     rollout = Rollout(

@@ -53,8 +53,8 @@ def series(records: list[dict[str, Any]], key: str) -> tuple[list[int], list[flo
     return [r["step"] for r in present], [r[key] for r in present]
 
 
-def draw_curve(directory: Path) -> Path:
-    """Write ``learning_curve.svg`` into a run's directory, from its metrics.jsonl."""
+def draw_curve(directory: Path, path: Path | None = None) -> Path:
+    """Draw a run's metrics.jsonl, into ``learning_curve.svg`` beside it or into another file."""
     # pyplot keeps state and wants a display; a figure of its own needs neither.
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -95,8 +95,8 @@ def draw_curve(directory: Path) -> Path:
         axes.grid(alpha=0.25)
         if place >= len(panels) - 2:
             axes.set_xlabel("step")
-    path = directory / "learning_curve.svg"
-    figure.savefig(path, format="svg")
+    path = path or directory / "learning_curve.svg"
+    figure.savefig(path, format=path.suffix[1:], dpi=150)
     return path
 
 

@@ -562,7 +562,7 @@ Aliases name the same quantity in other libraries; formulas can differ.
 
 
 def _facts(metric: Metric) -> str:
-    healthy = _range(metric)
+    healthy = healthy_range(metric)
     lines = [
         f"- unit: {metric.unit}",
         f"- healthy: {healthy}",
@@ -573,7 +573,8 @@ def _facts(metric: Metric) -> str:
     return "\n".join(lines)
 
 
-def _range(metric: Metric) -> str:
+def healthy_range(metric: Metric) -> str:
+    """Such as ``up to 0.5``, ``0.9 to 1.1`` or ``any``."""
     low, high = metric.low, metric.high
     if low is None and high is None:
         return "any"

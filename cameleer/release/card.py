@@ -1,0 +1,368 @@
+"""The model card, written from a run's own files. It says what they do not know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from cameleer.release.hyperparameters import hyperparameters
+from cameleer.release.terms import Term, is_hub_id, shown, terms, united
+from cameleer.release.verify import Verified
+from cameleer.report.scores import Table, score_table
+from cameleer.report.stages import Stage, parent_of, sources_of
+
+
+@dataclass(frozen=True)
+class Released:
+    """What a card is about."""
+
+    stages: tuple[Stage, ...]
+    """All that the weights came from, the released one last."""
+    stage: Stage
+    step: int
+    name: str
+    is_reward_model: bool
+    curves: Mapping[str, str]
+    """Pictures beside the card, by stage."""
+    recipe: Mapping[str, Any]
+    """The one that made all stages: the ladder's, or the run's."""
+    verified: Verified
+
+    @property
+    def base(self) -> str:
+        """The first model of all: a hub id, directory or function."""
+        for stage in self.stages:
+            for role, record in sources_of(stage.recipe):
+                name = str(record.get("source") or "")
+                if role in ("model", "policy") and name and parent_of(stage, name) is None:
+                    return shown(name)
+        return ""
+
+    @property
+    def trained(self) -> list[Stage]:
+        return [stage for stage in self.stages if stage.is_training]
+
+
+def card(released: Released, directory: Path) -> str:
+    """README.md. `directory` holds the weights, whose parameters are counted."""
+    parts = [
+        _header(released),
+        f"# {_text(released.name)}\n",
+        *_introduction(released, directory),
+        "## Use\n",
+        _use(released),
+        *_scores(released),
+        *_curves(released),
+        "## Training data\n",
+        _data(released),
+        "## Hyperparameters\n",
+        _hyperparameters(released),
+        "## Licence\n",
+        *_licence(released),
+        "## Limitations\n",
+        _list(_limitations(released)),
+        "## Made with\n",
+        *_made(released),
+    ]
+    return "\n".join(parts)
+
+
+def _header(released: Released) -> str:
+    """The hub's metadata. JSON's strings and lists are YAML's too."""
+    found = terms(released.stages)
+    fields: dict[str, Any] = {"library_name": "transformers"}
+    fields["pipeline_tag"] = (
+        "text-classification" if released.is_reward_model else "text-generation"
+    )
+    fields |= united(found)
+    if is_hub_id(released.base):
+        fields["base_model"] = released.base
+    datasets = [term.what for term in found if term.role == "data" and is_hub_id(term.what)]
+    if datasets:
+        fields["datasets"] = list(dict.fromkeys(datasets))
+    fields["tags"] = ["cameleer", *dict.fromkeys(s.algorithm.lower() for s in released.trained)]
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in fields.items()]
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _introduction(released: Released, directory: Path) -> Iterator[str]:
+    stage, stages = released.stage, released.trained
+    count, dtype = _size(directory)
+    steps = " → ".join(f"{each.algorithm} (`{_text(each.name)}`)" for each in stages)
+    kind = "A reward model" if released.is_reward_model else "A language model"
+    size = f"{count / 1e6:,.1f} M parameters ({dtype})"
+    yield f"{kind} of {size}, made from {_named(released.base)} by"
+    state = (
+        "its last" if released.step == stage.num_steps else f"of the {stage.num_steps:,} planned"
+    )
+    yield f"{steps}. These are the weights after step {released.step:,}, {state}.\n"
+
+
+def _use(released: Released) -> str:
+    if released.is_reward_model:
+        return _USE_REWARD
+    rollout = released.stage.recipe.get("rollout")
+    note = (
+        f"`generation_config.json` samples at temperature {rollout['temperature']:g}, as training "
+        "did; pass `do_sample=False` for greedy answers."
+        if rollout
+        else "Training sampled nothing, so `generation_config.json` names no temperature."
+    )
+    return f"{_USE_POLICY}\n{note} The chat template is the tokenizer's own, in this directory.\n"
+
+
+_USE_POLICY = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+messages = [{"role": "user", "content": "What is 2 + 2?"}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
+output = model.generate(**inputs, max_new_tokens=256)
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+```
+"""
+_USE_REWARD = """The score of a conversation is read at its last token. Higher is better, and only
+differences between answers to the same question mean something.
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+messages = [
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "4"},
+]
+inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
+with torch.no_grad():
+    print(model(**inputs).logits[0, 0].item())
+```
+
+Where a template writes anything after the end-of-sequence token, cut the row behind that token: it
+was the last one in training.
+"""
+
+
+def _scores(released: Released) -> Iterator[str]:
+    table = _table_of(released)
+    yield "## Evaluation\n"
+    if not table.rows:
+        yield "Nothing was measured: the run answered no benchmark and held nothing out.\n"
+        return
+    yield "Percent, with intervals of 95 %.\n"
+    rows = [
+        [
+            f"{_text(row.label)}, {_text(row.metric)}",
+            *("–" if s is None else f"{s.percent} ({s.span})" for s in row.scores),
+        ]
+        for row in table.rows
+    ]
+    yield _table(["", *map(_text, table.columns)], rows)
+    yield from (f"{_text(note)}\n" for note in table.notes)
+
+
+def _table_of(released: Released) -> Table:
+    return score_table(released.stages, steps={released.stage.name: released.step})
+
+
+def _curves(released: Released) -> Iterator[str]:
+    if released.curves:
+        yield "## Learning curves\n"
+    for stage, picture in released.curves.items():
+        yield f"![Metrics of {_text(stage)} by step]({picture})\n"
+
+
+def _data(released: Released) -> str:
+    licences = {term.what: term.license for term in terms(released.stages)}
+    rows = []
+    for stage in released.stages:
+        for place, source in enumerate(stage.recipe.get("data") or ()):
+            known = _known_of_data(stage, place)
+            name = str(source["path"])
+            parent = parent_of(stage, name)
+            what = f"made by `{_text(parent.name)}`" if parent else _named(shown(name))
+            rows.append(
+                [
+                    _text(stage.name),
+                    what + _part(source),
+                    f"{known['rows']:,}" if "rows" in known else "not recorded",
+                    f"`{known['sha256']}`" if "sha256" in known else "none: no local file",
+                    "–" if parent else _text(licences.get(shown(name), "") or "not stated"),
+                ]
+            )
+        rows.append([_text(stage.name), _totals(stage), "", "", ""])
+    return _table(["stage", "data", "rows", "sha256", "licence"], [r for r in rows if any(r[1:])])
+
+
+def _known_of_data(stage: Stage, place: int) -> Mapping[str, Any]:
+    data = stage.manifest.get("data") or []
+    return data[place] if place < len(data) else {}
+
+
+def _part(source: Mapping[str, Any]) -> str:
+    """Which rows of a source."""
+    parts = [f"{source['split']}" if source.get("split") else ""]
+    parts += [f"{key} {source[key]}" for key in ("subset", "revision") if source.get(key)]
+    if source.get("skip_rows") or source.get("max_rows"):
+        count = source.get("max_rows")
+        parts.append(f"{count:,} rows" if count else "all rows")
+        parts.append(f"after the first {source['skip_rows']:,}" if source.get("skip_rows") else "")
+    shown_parts = ", ".join(_text(part) for part in parts if part)
+    return f" ({shown_parts})" if shown_parts else ""
+
+
+def _totals(stage: Stage) -> str:
+    manifest = stage.manifest
+    counts = {
+        "prompts used": manifest.get("prompts"),
+        "prompts left out as too long": manifest.get("prompts_too_long"),
+        "examples used": manifest.get("examples"),
+        "examples cut": manifest.get("examples_truncated"),
+        "examples left out": sum((manifest.get("examples_dropped") or {}).values()),
+    }
+    return "; ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
+
+
+def _hyperparameters(released: Released) -> str:
+    columns = [hyperparameters(stage) for stage in released.trained]
+    labels: list[str] = []
+    for column in columns:
+        place = 0
+        for label in column:
+            if label not in labels:
+                labels.insert(place, label)  # Behind what it stands behind in its own column.
+            place = labels.index(label) + 1
+    rows = [[label, *(_text(column.get(label, "–")) for column in columns)] for label in labels]
+    return _table(["", *(f"{_text(s.name)} ({s.algorithm})" for s in released.trained)], rows)
+
+
+def _licence(released: Released) -> Iterator[str]:
+    found = terms(released.stages)
+    yield "These weights come from the following, whose terms hold together.\n"
+    rows = [[_named(t.what), t.role, _text(t.license or "not stated")] for t in found]
+    yield _table(["what", "role", "licence"], rows)
+    if unknown := [term for term in found if not term.license]:
+        yield (
+            f"The terms of {_listed(unknown)} were not stated in the recipe, and are **unknown** "
+            "to this card. Look them up before you use or pass on these weights.\n"
+        )
+
+
+def _limitations(released: Released) -> Iterator[str]:
+    table = _table_of(released)
+    measured = [row.label for row in table.rows if row.label != "average" and row.scores[-1]]
+    if measured:
+        yield f"Measured: {_text('; '.join(measured))}. No other ability was measured."
+    else:
+        yield "No ability of these weights was measured."
+    yield "Safety, bias and truthfulness were not measured, unless a row above names them."
+    if any(" of " in row.label.partition("(")[2] for row in table.rows):
+        yield "Where a row says so, only a part of a benchmark was asked."
+    if released.step < released.stage.num_steps:
+        yield (
+            f"Training was not finished, or these are not its last weights: step {released.step:,} "
+            f"of {released.stage.num_steps:,}."
+        )
+    seeds = sorted({str(s.manifest["seed"]) for s in released.trained if "seed" in s.manifest})
+    if seeds:
+        yield f"One run, seed {', '.join(seeds)}: how much another seed would change is not known."
+    shares = [m["finish/length"] for m in released.stage.metrics if "finish/length" in m]
+    if shares and (share := shares[-1]):
+        limit = released.stage.recipe["rollout"]["max_tokens"]
+        yield f"{100 * share:.1f} % of the last step's answers were cut off at {limit:,} tokens."
+
+
+def _made(released: Released) -> Iterator[str]:
+    manifest = released.stage.manifest
+    packages = manifest.get("packages") or {}
+    yield (
+        f"Cameleer {_text(packages.get('cameleer', 'of unknown version'))}, commit "
+        f"`{_text(manifest.get('commit') or 'unknown')}`. `recipe.json` beside this card is the "
+        "recipe, with local paths cut to their last part.\n"
+    )
+    if all(name.startswith("cameleer.") for name in _classes(released.recipe)):
+        yield f"```console\n$ cameleer run recipe.json --name {_again(released)}\n```\n"
+    else:
+        files = {name.partition(":")[0] for name in _classes(released.recipe)}
+        own = sorted(shown(name) for name in files if not name.startswith("cameleer."))
+        yield (
+            f"It uses classes of {_text(', '.join(own))}, which are not part of Cameleer, and is "
+            "made again with `cameleer run FILE.py:FUNCTION` from there.\n"
+        )
+    gpus = manifest.get("gpus") or []
+    hardware = f"{len(gpus)} x {gpus[0]}" if gpus else f"CPU, {manifest.get('machine', 'unknown')}"
+    facts = [
+        ["hardware", _text(hardware)],
+        ["processes", _text(manifest.get("world_size", "unknown"))],
+        ["Python", _text(manifest.get("python", "unknown"))],
+        *([name, _text(version)] for name, version in packages.items() if name != "cameleer"),
+        *([f"seconds in steps of {s.name}", f"{s.seconds:,.0f}"] for s in released.trained),
+    ]
+    yield _table(["", ""], facts)
+    yield f"Verified when it was released: {released.verified}.\n"
+
+
+def _again(released: Released) -> str:
+    name = str(released.recipe.get("name", "again"))
+    return name if name.isidentifier() else "again"
+
+
+def _classes(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        if "class" in value:
+            yield str(value["class"])
+        for item in value.values():
+            yield from _classes(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _classes(item)
+
+
+def _size(directory: Path) -> tuple[int, str]:
+    """Parameters in the safetensors files, and what most of them are stored as."""
+    by_dtype: dict[str, int] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 It is no mapping.
+                part = file.get_slice(name)
+                size = 1
+                for length in part.get_shape():
+                    size *= length
+                by_dtype[part.get_dtype()] = by_dtype.get(part.get_dtype(), 0) + size
+    return sum(by_dtype.values()), max(by_dtype, key=by_dtype.__getitem__, default="no weights")
+
+
+# Markdown
+
+
+def _named(name: str) -> str:
+    return f"`{_text(name)}`" if name else "a model that is not recorded"
+
+
+def _listed(found: Sequence[Term]) -> str:
+    return ", ".join(_named(term.what) for term in found)
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _text(value: object) -> str:
+    """A text that stays one cell, and no HTML."""
+    flat = " ".join(str(value).split())
+    return escape(flat, quote=False).replace("|", "\\|").replace("`", "'")

@@ -1,0 +1,255 @@
+"""The model card says what the run's files say, and what they do not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fakes import dpo, grpo, held_out, sft
+from huggingface_hub import ModelCard
+from made_runs import made, made_evaluation, made_ladder
+
+from cameleer.algorithms.ppo import PPO
+from cameleer.data.sources import Source
+from cameleer.recipe import Model, Recipe, to_json
+from cameleer.recipes import tulu31_8b
+from cameleer.release.card import Released, card
+from cameleer.release.hyperparameters import hyperparameters
+from cameleer.release.terms import Term, is_hub_id, terms, united
+from cameleer.release.verify import Verified
+from cameleer.report.stages import Stage, ancestors, read_tree
+
+VERIFIED = Verified("the checkpoint", 4, 100, 1e-6, 1e-4, 64)
+LINES = [{"step": i, "loss": 1.0, "time/step": 1.5} for i in range(1, 5)]
+
+
+def of(stage: Stage, step: int = 4, **changes: Any) -> Released:
+    found = Released(
+        stages=tuple(ancestors(stage)),
+        stage=stage,
+        step=step,
+        name="a-model",
+        is_reward_model=False,
+        curves={},
+        recipe=stage.recipe,
+        verified=VERIFIED,
+    )
+    return replace(found, **changes)
+
+
+def one_run(root: Path, recipe: Recipe | dict[str, Any], **more: Any) -> Stage:
+    return read_tree(made(root / "run", LINES, recipe=recipe, **more)).stages[0]
+
+
+def header(text: str) -> dict[str, Any]:
+    _, fields, _ = text.split("---\n", 2)
+    found: dict[str, Any] = yaml.safe_load(fields)
+    return found
+
+
+def cells(text: str, label: str) -> list[list[str]]:
+    """The rows of tables that begin with a label."""
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
+    return [row[1:] for row in rows if row and row[0] == label]
+
+
+@pytest.fixture
+def ladder(tmp_path: Path) -> Stage:
+    """SFT from a base of the hub, then GRPO, with licences, data of the hub and of a file."""
+    root = tmp_path / "l"
+    base = Model(source="owner/base", license="llama3.1")
+    data = (Source(path="owner/chats", format="chat", revision="abc", max_rows=100),)
+    first = sft(Path("x"), root, model=base, data=data, heldout=held_out(100))
+    last = grpo(Path("stage:sft"), root, data=(Source(path="/home/me/secret/mine.jsonl"),))
+    made_ladder(root, first, last)
+    lines = [{"step": 0, "heldout/accuracy": 0.25, "heldout/num_prompts": 100}, *LINES]
+    made(root / "sft", lines, recipe=first, manifest={"examples": 64, "examples_truncated": 3})
+    cut = [{**line, "finish/length": 0.125} for line in LINES]
+    made(root / "grpo", cut, recipe=last, manifest={"data": [{"sha256": "5e1f", "rows": 1234}]})
+    made_evaluation(root / "grpo", 4, gsm8k=0.5)
+    return read_tree(root).stages[1]
+
+
+def test_the_header_is_what_the_hub_reads(ladder: Stage, tiny: Path, tmp_path: Path):
+    text = card(of(ladder), tiny)
+    assert header(text) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": "other",
+        "license_name": "not-fully-stated",
+        "base_model": "owner/base",
+        "datasets": ["owner/chats"],
+        "tags": ["cameleer", "sft", "grpo"],
+    }
+    (tmp_path / "README.md").write_text(text)
+    assert ModelCard.load(tmp_path / "README.md").data.base_model == "owner/base"
+
+
+def test_unknown_terms_are_said_to_be_unknown(ladder: Stage, tiny: Path):
+    text = card(of(ladder), tiny)
+    assert cells(text, "`owner/base`") == [["model", "llama3.1"]]
+    assert cells(text, "`owner/chats`") == [["data", "not stated"]]
+    assert "The terms of `owner/chats`, `mine.jsonl` were not stated" in text
+
+
+def test_known_terms_are_united(tmp_path: Path, tiny: Path):
+    def with_terms(of_model: str, of_data: str) -> dict[str, Any]:
+        recipe = to_json(sft(Path("owner/base"), tmp_path))
+        recipe["model"]["license"], recipe["data"][0]["license"] = of_model, of_data
+        return header(card(of(one_run(tmp_path, recipe)), tiny))
+
+    assert with_terms("mit", "MIT")["license"] == "mit"
+    found = with_terms("Llama 3.1 Community", "odc-by")
+    assert (found["license"], found["license_name"]) == ("other", "llama-3.1-community-and-odc-by")
+    assert with_terms("mit", "")["license_name"] == "not-fully-stated"
+
+
+def test_data_is_named_with_rows_checksum_and_part(ladder: Stage, tiny: Path):
+    text = card(of(ladder), tiny)
+    (chats, totals) = cells(text, "sft")
+    assert chats == ["`owner/chats` (train, revision abc, 100 rows)", "not recorded",
+                     "none: no local file", "not stated"]  # fmt: skip
+    assert totals[0] == "prompts used: 64; examples used: 64; examples cut: 3"
+    assert cells(text, "grpo")[0] == ["`mine.jsonl` (train)", "1,234", "`5e1f`", "not stated"]
+    assert "/home/me" not in text
+
+
+def test_the_scores_of_all_stages_are_in_the_card(ladder: Stage, tiny: Path):
+    text = card(of(ladder), tiny)
+    assert "|  | start | sft, step 0 | grpo |" in text
+    assert cells(text, "gsm8k (100 of 200), exact") == [["–", "–", "50.0 (42.0 to 58.0)"]]
+    assert "only a part of a benchmark was asked" in text
+    assert "12.5 % of the last step's answers were cut off at 8 tokens." in text
+    assert "Safety, bias and truthfulness were not measured" in text
+
+
+def test_a_run_that_measured_nothing_says_so(tmp_path: Path, tiny: Path):
+    text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
+    assert "Nothing was measured" in text and "No ability of these weights was measured." in text
+
+
+def test_an_earlier_checkpoint_is_not_called_the_last(tmp_path: Path, tiny: Path):
+    stage = one_run(tmp_path, sft(Path("a/b"), tmp_path))
+    assert "after step 4, its last" in card(of(stage), tiny)
+    text = card(of(stage, step=2), tiny)
+    assert "after step 2, of the 4 planned" in text
+    assert "these are not its last weights: step 2 of 4." in text
+
+
+def test_a_base_that_is_no_hub_id_is_not_in_the_header(tmp_path: Path, tiny: Path):
+    for source in ("cameleer.models.tiny:arithmetic_llama", str(tiny)):
+        text = card(of(one_run(tmp_path, sft(Path(source), tmp_path))), tiny)
+        assert "base_model" not in header(text)
+        assert f"`{source.rpartition('/')[2]}`" in text
+
+
+def test_parameters_are_counted(tiny: Path, tmp_path: Path):
+    # 20 x 64 embeddings; a layer: 4 x 64^2 attention, 3 x 64 x 192 MLP, 2 norms of 64; a last norm.
+    assert 20 * 64 + 2 * (4 * 64**2 + 3 * 64 * 192 + 2 * 64) + 64 == 108_096
+    text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
+    assert "A language model of 0.1 M parameters (F32)" in text
+
+
+def test_a_recipe_of_cameleer_s_own_classes_has_its_command(tmp_path: Path, tiny: Path):
+    text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
+    assert "$ cameleer run recipe.json --name sft" in text
+    text = card(of(one_run(tmp_path, grpo(Path("a/b"), tmp_path))), tiny)
+    assert "It uses classes of fakes.py, which are not part of Cameleer" in text
+    assert "cameleer run recipe.json" not in text
+
+
+def test_the_run_s_texts_stay_in_their_cells_and_are_no_html(tmp_path: Path, tiny: Path):
+    recipe = to_json(sft(Path("a/b"), tmp_path))
+    recipe["data"][0] |= {"path": "x|y`z\n# Title <img src=x onerror=y>", "license": "|<script>"}
+    text = card(of(one_run(tmp_path, recipe, manifest={"python": "<b>|"})), tiny)
+    assert "<img" not in text and "<script" not in text and "\n# Title" not in text
+    assert "x\\|y'z # Title &lt;img" in text
+
+
+def test_the_card_s_values_of_tulu_31_are_listed_as_the_card_lists_them(tmp_path: Path):
+    found = hyperparameters(one_run(tmp_path, tulu31_8b()))
+    for label, value in {
+        "Learning rate": "5e-07",
+        "Learning rate schedule": "constant",
+        "Batch size (effective)": "768",
+        "Samples per prompt": "16",
+        "Total episodes": "1,474,560",
+        "Mini-batches": "2",
+        "Update iterations (K)": "1",
+        "PPO clipping coefficient (epsilon)": "0.2",
+        "KL penalty coefficient (beta)": "0.01",
+        "KL estimator": "k3",
+        "Gradient norm threshold": "1",
+        "Generation temperature": "1",
+        "Response length": "2,048",
+        "Max prompt token length": "2,048",
+        "Verification reward (alpha)": "10",
+        "Reward of responses without an EOS token": "0",
+        "Warmup updates": "0",
+    }.items():
+        assert found[label] == value
+
+
+def test_other_algorithms_list_their_own(tmp_path: Path):
+    pairs = hyperparameters(one_run(tmp_path, dpo(Path("a/b"), tmp_path)))
+    assert pairs["DPO penalty coefficient (beta)"] == "1"
+    # 4 steps of 8 out of 64 pairs.
+    stage = one_run(tmp_path, dpo(Path("a/b"), tmp_path), manifest={"examples": 64})
+    assert hyperparameters(stage)["Number of epochs"] == "0.5"
+    recipe = to_json(grpo(Path("a/b"), tmp_path, algorithm=PPO()))
+    recipe["value_optim"] = {"learning_rate": 3e-6}
+    found = hyperparameters(one_run(tmp_path, recipe))
+    assert found["Generalized advantage estimation (lambda)"] == "0.95"
+    assert found["Learning rate of the value model"] == "3e-06"
+    assert found["Value function coefficient"] == "0.1"
+
+
+def test_a_reward_model_is_told_how_to_score(tmp_path: Path, tiny: Path):
+    text = card(of(one_run(tmp_path, dpo(Path("a/b"), tmp_path)), is_reward_model=True), tiny)
+    assert header(text)["pipeline_tag"] == "text-classification"
+    assert text.count("AutoModelForSequenceClassification") == 2 and "generate(" not in text
+
+
+def test_terms_of_what_a_stage_made_are_those_of_what_made_it(ladder: Stage):
+    assert terms(ancestors(ladder)) == [
+        Term("owner/base", "model", "llama3.1"),
+        Term("owner/chats", "data", ""),
+        Term("mine.jsonl", "data", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("openai/gsm8k", True),
+        ("allenai/Llama-3.1-Tulu-3-8B-DPO", True),
+        ("./data/rows", False),
+        ("data/train.jsonl", False),
+        ("/abs/olute", False),
+        ("module:function", False),
+        ("gsm8k", False),
+        ("a/b/c", False),
+    ],
+)
+def test_hub_ids_are_told_from_paths(name: str, expected: bool):
+    assert is_hub_id(name) is expected
+
+
+def test_nothing_at_all_is_not_stated():
+    assert united([])["license"] == "other"
+
+
+def test_a_lineage_of_one_has_no_dashes(tmp_path: Path, tiny: Path):
+    text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
+    rows = text.split("## Hyperparameters")[1].split("## Licence")[0]
+    assert "| – |" not in rows
+
+
+def test_verification_is_stated_with_its_numbers(ladder: Stage, tiny: Path):
+    text = card(of(ladder), tiny)
+    assert "logits within 1.0e-06 of the checkpoint on 4 prompts, 100 tokens (float32" in text
+    assert json.dumps("cameleer") in text
