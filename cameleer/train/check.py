@@ -16,8 +16,6 @@ from cameleer.errors import CameleerError
 from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Curate, Ladder, Recipe
 from cameleer.train.guards import (
-    checkpoint_bytes,
-    count_parameters,
     notices,
     refuse_full_disk,
     refuse_output,
@@ -129,14 +127,12 @@ def _output(recipe: Recipe) -> str:
 
 
 def _disk(recipe: Recipe) -> str:
-    from cameleer.models.load import load_config
-    from cameleer.train.session import resolve
+    from cameleer.train.session import checkpoint_size
 
     _need_model(recipe)
-    with quiet_libraries():
-        num_parameters = count_parameters(load_config(resolve(recipe.model.source)))
-    refuse_full_disk(recipe, num_parameters)
-    return f"room for checkpoints of {checkpoint_bytes(recipe, num_parameters) / 1e9:,.2f} GB"
+    size = checkpoint_size(recipe)
+    refuse_full_disk(recipe, size)
+    return f"room for checkpoints of {size / 1e9:,.2f} GB"
 
 
 def _device(recipe: Recipe | Curate) -> str:
