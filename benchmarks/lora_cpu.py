@@ -42,8 +42,8 @@ def recipe(kind: str, rank: int, questions: str, num_steps: int) -> Recipe:
         verifiers={"gsm8k": GSM8K()},
         optim=Optim(learning_rate=1e-5),
         num_steps=num_steps,
-        batch_size=16 if kind == "sft" else 0,
-        rollout=None if kind == "sft" else Rollout(num_prompts=4, group_size=4, max_tokens=128),
+        batch_size=8 if kind == "sft" else 0,
+        rollout=None if kind == "sft" else Rollout(num_prompts=2, group_size=4, max_tokens=128),
         runtime=Runtime(micro_batch_tokens=2048),
     )
 
