@@ -257,8 +257,11 @@ def _need_data(recipe: Recipe | Curate, sources: Sequence[Source]) -> None:
 
 
 def _need_model(recipe: Recipe | Curate) -> None:
-    source = recipe.model.source
-    _need_the_hub(source, Path(source).exists() or ":" in source or source.startswith((".", "/")))
+    value = recipe.value_model if isinstance(recipe, Recipe) else None
+    for model in filter(None, (recipe.model, value)):
+        source = model.source
+        local = Path(source).exists() or ":" in source or source.startswith((".", "/"))
+        _need_the_hub(source, local)
 
 
 def _need_the_hub(name: str, local: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from fakes import dpo, grpo, ppo, reward_model, sft
+from fakes import ARITHMETIC, dpo, grpo, ppo, reward_model, sft
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -27,13 +27,24 @@ from cameleer.models.heads import load_scorer
 from cameleer.models.load import load_model, weights_hash
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.overrides import override
-from cameleer.recipe import Ladder, LoRA, Model, Recipe, load, to_json
+from cameleer.recipe import (
+    Curate,
+    Ladder,
+    LoRA,
+    Model,
+    Recipe,
+    RewardTerm,
+    Rollout,
+    load,
+    to_json,
+)
 from cameleer.report.curve import read_metrics
 from cameleer.train.check import check
 from cameleer.train.parity import Parity
 from cameleer.train.replay import replay
 from cameleer.train.run import Run
 from cameleer.train.session import Session
+from cameleer.verifiers.gsm8k import GSM8K
 
 ADAPTER = LoRA(rank=4)
 
@@ -180,11 +191,43 @@ def test_the_engine_agrees_with_the_learner_after_training_too(model: Path, tmp_
         assert gap.max < 1e-4
 
 
-def test_the_next_stage_starts_from_the_merged_model(model: Path, tmp_path: Path):
-    stages = (with_lora(sft, model, tmp_path), with_lora(grpo, model, tmp_path))
-    first, second = run(Ladder(name="both", stages=stages))
-    weights = json.loads((second / "manifest.json").read_text())["weights"]
-    assert weights["reference"] == weights_hash(loaded(first / "checkpoints/step_4/model"))
+def test_later_stages_start_from_merged_models(model: Path, tmp_path: Path):
+    policy, rater = (Model(source=f"stage:{name}", lora=ADAPTER) for name in ("sft", "rater"))
+    stages = (
+        with_lora(sft, model, tmp_path),
+        reward_model(model, tmp_path, name="rater", model=policy),
+        ppo(
+            model,
+            tmp_path,
+            model=policy,
+            value_model=rater,
+            reward_model=RewardTerm(source="stage:rater"),
+        ),
+    )
+    first, second, third = run(Ladder(name="all", stages=stages))
+    weights = json.loads((third / "manifest.json").read_text())["weights"]
+    policy_hash = weights_hash(loaded(first / "checkpoints/step_4/model"))
+    with quiet_libraries():
+        rater_of = load_scorer(str(second / "checkpoints/step_4/model"), "float32", "cpu")
+    rater_hash = weights_hash(rater_of)
+    assert weights == {
+        "policy": policy_hash,
+        "reference": policy_hash,
+        "value model": rater_hash,
+        "reward model": rater_hash,
+    }
+
+
+def test_a_stage_that_trains_nothing_has_no_adapter():
+    stage = Curate(
+        name="pairs",
+        model=Model(source="model", lora=ADAPTER),
+        data=(ARITHMETIC,),
+        rollout=Rollout(num_prompts=2, group_size=2, max_tokens=8),
+        verifiers={"gsm8k": GSM8K()},
+    )
+    with pytest.raises(RecipeError, match="trains nothing"):
+        stage.validate()
 
 
 @pytest.mark.parametrize("kind", [sft, ppo, grpo])
