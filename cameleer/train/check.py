@@ -15,11 +15,7 @@ from cameleer.data.sources import Source, is_local
 from cameleer.errors import CameleerError
 from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Curate, Ladder, Recipe
-from cameleer.train.guards import (
-    notices,
-    refuse_full_disk,
-    refuse_output,
-)
+from cameleer.train.guards import notices, refuse_full_disk, refuse_output
 from cameleer.train.ladder import from_the_start, placed_stages
 
 

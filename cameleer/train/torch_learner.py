@@ -81,8 +81,8 @@ class TorchLearner:
         )
         self._identity = {"policy": _start_hash(self.model), "reference": None}
         if self.has_reference:
-            found = weights_hash(self._reference) if self._reference else self._identity["policy"]
-            self._identity["reference"] = found
+            with self.reference() as reference:
+                self._identity["reference"] = weights_hash(reference)
         if value is not None:
             self._identity["value model"] = _start_hash(value.model)
         self._device = next(self.model.parameters()).device
@@ -125,8 +125,8 @@ class TorchLearner:
     @torch.no_grad()
     def score(self, name: str, batch: Batch) -> Batch:
         scores_N = torch.zeros(len(batch.tokens_N), dtype=torch.float32)
-        frozen = name == "reference"
-        with self.reference() if frozen else contextlib.nullcontext(self.model) as model:
+        live = contextlib.nullcontext(self.model)
+        with self.reference() if name == "reference" else live as model:
             for rows in micro_batches(batch, self._micro_batch_tokens):
                 micro = batch.select(rows).to(self._device)
                 if name == "value":

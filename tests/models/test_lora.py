@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,9 @@ def test_peft_loads_the_adapter_onto_the_model_it_started_from(
         model = (load_scorer if scores else load_model)(str(tiny), "float32", "cpu", **options)
     trained(adapted(model, rslora=True))
     save_adapter(model, tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    assert config["modules_to_save"] == (["score"] if scores else None)
+    assert (config["r"], config["use_rslora"], config["inference_mode"]) == (4, True, True)
     kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
     more = {"num_labels": 1} if scores else {}
     with quiet_libraries():
