@@ -38,7 +38,7 @@ def recipe(kind: str, rank: int, questions: str, num_steps: int) -> Recipe:
             source=str(smollm2_135m_instruct()), lora=LoRA(rank=rank, alpha=32.0) if rank else None
         ),
         algorithm=SFT() if kind == "sft" else GRPO(beta=0.01),
-        data=(Source(path=questions, format="gsm8k", max_rows=256),),
+        data=(Source(path=questions, format="gsm8k", count=256, take="first"),),
         verifiers={"gsm8k": GSM8K()},
         optim=Optim(learning_rate=1e-5),
         num_steps=num_steps,
