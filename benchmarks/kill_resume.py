@@ -1,7 +1,7 @@
 """Kill a run, resume it, and hold it against the one that nobody killed.
 
     python benchmarks/kill_resume.py --grpo 200 --sft 50     # random moments: the published figure
-    python benchmarks/kill_resume.py --sft 50 --dpo 50 --reward-model 50 --ppo 50
+    python benchmarks/kill_resume.py --sft 50 --dpo 50 --reward-model 50 --ppo 50 --ppo-lora 50
     python benchmarks/kill_resume.py --points                # every named write point, once each
 
 Every trial is a process of its own, killed with SIGKILL by another, then resumed (and killed again,
@@ -42,7 +42,7 @@ from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.log import quiet_libraries
 from cameleer.models.tiny import save_tiny_llama
-from cameleer.recipe import HeldOut, Model, Optim, Output, Recipe, Rollout, Runtime
+from cameleer.recipe import HeldOut, LoRA, Model, Optim, Output, Recipe, Rollout, Runtime
 from cameleer.types import Score
 from cameleer.verifiers.math import Math
 
@@ -71,15 +71,15 @@ def preferences(split: str) -> Iterator[dict[str, Any]]:
 
 
 def recipe(kind: str, model: Path, root: Path) -> Recipe:
-    """Six steps: sft, dpo, reward_model, ppo, or GRPO as grpo0, grpo1 whose groups are collected a
-    step ahead, or grpo1_workers.
+    """Six steps: sft, dpo, reward_model, ppo, ppo_lora, or GRPO as grpo0, grpo1 whose groups are
+    collected a step ahead, or grpo1_workers.
 
     The last has a verifier with a worker process, which a kill must not leave behind.
     """
     source = Source(path=_PROBLEMS, format="gsm8k", name="arithmetic", count=64, take="first")
     common: dict[str, Any] = {
         "name": kind,
-        "model": Model(source=str(model)),
+        "model": Model(source=str(model), lora=LoRA(rank=4) if kind == "ppo_lora" else None),
         "data": (source,),
         "optim": Optim(learning_rate=1e-2),
         "num_steps": 6,
@@ -98,13 +98,13 @@ def recipe(kind: str, model: Path, root: Path) -> Recipe:
         return Recipe(
             algorithm=RewardModel(), batch_size=8, **{**common, "data": (pairs,), "heldout": held}
         )
-    if kind == "ppo":
+    if kind in ("ppo", "ppo_lora"):
         return Recipe(
             algorithm=PPO(),
             rollout=Rollout(num_prompts=8, group_size=1, max_tokens=8, max_staleness=1),
             verifiers={"gsm8k": Even()},
             num_epochs=2,
-            value_model=Model(source=str(model)),
+            value_model=common["model"],
             **common,
         )
     return Recipe(
@@ -286,8 +286,8 @@ def main() -> int:
     parser.add_argument(
         "--grpo", type=int, default=0, help="random kills of GRPO, half a step ahead"
     )
-    offline = ("sft", "dpo", "reward_model")
-    for kind in (*offline, "ppo"):
+    kinds = ("sft", "dpo", "reward_model", "ppo", "ppo_lora")
+    for kind in kinds:
         option = f"--{kind.replace('_', '-')}"
         parser.add_argument(option, type=int, default=0, help=f"random kills of {kind}")
     parser.add_argument("--points", action="store_true", help="a kill at every named write point")
@@ -297,9 +297,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(Path(asked.directory or scratch), asked.seed)
         began = time.monotonic()
-        kinds = ("grpo0", "grpo1", "grpo1_workers")
-        trials = [(kinds[i % 3], "") for i in range(asked.grpo)]
-        for kind in (*offline, "ppo"):
+        grpo = ("grpo0", "grpo1", "grpo1_workers")
+        trials = [(grpo[i % 3], "") for i in range(asked.grpo)]
+        for kind in kinds:
             trials += [(kind, "")] * getattr(asked, kind)
         if asked.points:
             trials += [("grpo1", point) for point in files.POINTS]

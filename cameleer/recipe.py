@@ -24,6 +24,19 @@ from cameleer.verifiers.base import Verifier
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoRA:
+    """Low-rank updates that are trained in place of a model's weights. There is no dropout."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    """Updates are scaled by alpha / rank."""
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Linear layers by the end of their names, such as ``q_proj``, or all of the decoder's."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) instead (arXiv:2312.03732)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """The policy a run starts from, which is also its frozen reference."""
 
@@ -37,6 +50,8 @@ class Model:
     """Tulu 3's template, or the tokenizer's own."""
     license: str = ""
     """What the hub calls its terms, such as "apache-2.0", for the model card. Empty: unknown."""
+    lora: LoRA | None = None
+    """None trains all weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,6 +390,9 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
         yield f"{type(algorithm).__name__} has no use for the recipe's `value_model`. Remove it."
     if recipe.value_optim and not recipe.value_model:
         yield "The recipe has a `value_optim` and no `value_model`. Remove it, or add the model."
+    for name, model in (("model", recipe.model), ("value_model", recipe.value_model)):
+        if model and model.lora:
+            yield from _lora_problems(model.lora, f"{name}.lora")
     if algorithm.trains == "reward_model" and recipe.evals:
         yield "A reward model answers no benchmark. Remove `evals`; `heldout` takes pairs."
     dual_clip: float | None = getattr(algorithm, "dual_clip", None)
@@ -499,6 +517,20 @@ def _curate_problems(stage: Curate) -> typing.Iterator[str]:
         yield "The stage has no `data`. Name at least one Source of questions."
     if not stage.verifiers and not stage.reward_model:
         yield "The stage has neither `verifiers` nor a `reward_model`, which rate the answers."
+    if stage.model.lora:
+        yield "A Curate stage trains nothing. Remove `lora` from its `model`."
+
+
+def _lora_problems(lora: LoRA, name: str) -> typing.Iterator[str]:
+    if lora.rank < 1:
+        yield f"{name}.rank is {lora.rank}; it has to be 1 or more (16 is common), or lora None."
+    if not 0 < lora.alpha < math.inf:
+        yield f"{name}.alpha is {lora.alpha}, which scales the updates; it has to be above 0."
+    if lora.targets != "all-linear" and (isinstance(lora.targets, str) or not lora.targets):
+        yield (
+            f"{name}.targets is {lora.targets!r}. Set it to 'all-linear', or to the names of one "
+            "layer or more, such as ('q_proj', 'v_proj')."
+        )
 
 
 def _not_numbers(value: Any, path: str = "") -> typing.Iterator[str]:

@@ -84,8 +84,11 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_MD, weight_VD, bias_V, tokens_M, norm_M = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden_MD)
         # Chunks add up in float32, whatever the weights are in.
-        grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device)
-        grad_bias = None if bias_V is None else grad_weight.new_zeros(len(bias_V))
+        grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device)
+        if bias_V is not None and ctx.needs_input_grad[2]:
+            grad_bias = torch.zeros(len(bias_V), dtype=torch.float32, device=weight_VD.device)
         for start in range(0, len(tokens_M), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             logits = _logits(hidden_MD[part], weight_VD, bias_V, ctx.temperature)
@@ -97,12 +100,15 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_bias += grad.sum(0)
             grad = grad.to(weight_VD.dtype)
             grad_hidden[part] = grad @ weight_VD
+            if grad_weight is None:
+                continue
             if weight_VD.dtype == torch.float32:
                 grad_weight.addmm_(grad.T, hidden_MD[part])
             else:
                 grad_weight += grad.T @ hidden_MD[part]
+        weight_grad = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
         bias_grad = None if grad_bias is None else grad_bias.to(bias_V.dtype)
-        return grad_hidden, grad_weight.to(weight_VD.dtype), bias_grad, None, None
+        return grad_hidden, weight_grad, bias_grad, None, None
 
 
 def _logits(hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:

@@ -15,13 +15,7 @@ from cameleer.data.sources import Source, is_local
 from cameleer.errors import CameleerError
 from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Curate, Ladder, Recipe
-from cameleer.train.guards import (
-    checkpoint_bytes,
-    count_parameters,
-    notices,
-    refuse_full_disk,
-    refuse_output,
-)
+from cameleer.train.guards import notices, refuse_full_disk, refuse_output
 from cameleer.train.ladder import from_the_start, placed_stages
 
 
@@ -129,14 +123,12 @@ def _output(recipe: Recipe) -> str:
 
 
 def _disk(recipe: Recipe) -> str:
-    from cameleer.models.load import load_config
-    from cameleer.train.session import resolve
+    from cameleer.train.session import checkpoint_size
 
     _need_model(recipe)
-    with quiet_libraries():
-        num_parameters = count_parameters(load_config(resolve(recipe.model.source)))
-    refuse_full_disk(recipe, num_parameters)
-    return f"room for checkpoints of {checkpoint_bytes(recipe, num_parameters) / 1e9:,.2f} GB"
+    size = checkpoint_size(recipe)
+    refuse_full_disk(recipe, size)
+    return f"room for checkpoints of {size / 1e9:,.2f} GB"
 
 
 def _device(recipe: Recipe | Curate) -> str:
@@ -261,8 +253,11 @@ def _need_data(recipe: Recipe | Curate, sources: Sequence[Source]) -> None:
 
 
 def _need_model(recipe: Recipe | Curate) -> None:
-    source = recipe.model.source
-    _need_the_hub(source, Path(source).exists() or ":" in source or source.startswith((".", "/")))
+    value = recipe.value_model if isinstance(recipe, Recipe) else None
+    for model in filter(None, (recipe.model, value)):
+        source = model.source
+        local = Path(source).exists() or ":" in source or source.startswith((".", "/"))
+        _need_the_hub(source, local)
 
 
 def _need_the_hub(name: str, local: bool) -> None:

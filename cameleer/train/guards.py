@@ -6,6 +6,8 @@ those of checkpoints in `cameleer.models.load`, those of rows in `cameleer.data`
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 import os
 import shutil
@@ -15,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cameleer.data.prompts import Example, Examples, Prompts
-from cameleer.errors import DataError, RunError
-from cameleer.recipe import Recipe
+from cameleer.errors import DataError, ModelError, RunError
+from cameleer.recipe import Model, Recipe
 from cameleer.types import Prompt
 
 
@@ -61,12 +63,14 @@ def refuse_output(directory: Path) -> None:
         ) from error
 
 
-def refuse_full_disk(recipe: Recipe, num_parameters: int, *, resume: bool = False) -> None:
+def refuse_full_disk(recipe: Recipe, one: int, *, resume: bool = False) -> None:
     """Raises RunError where the run's checkpoints would not fit beside each other.
 
     A resumed run needs room for one more; the others it has.
+
+    Args:
+        one: Bytes of a checkpoint.
     """
-    one = checkpoint_bytes(recipe, num_parameters)
     saves = math.ceil(recipe.num_steps / recipe.output.save_every)
     # The oldest is deleted after the newest is complete.
     kept = min(recipe.output.keep_last + 1, saves) if recipe.output.keep_last else saves
@@ -80,19 +84,44 @@ def refuse_full_disk(recipe: Recipe, num_parameters: int, *, resume: bool = Fals
         )
 
 
-def checkpoint_bytes(recipe: Recipe, num_parameters: int) -> int:
-    """Weights and AdamW's two moments, and float32 weights where the policy is in bfloat16."""
-    return num_parameters * (4 + 8 if recipe.model.dtype == "float32" else 2 + 4 + 8)
+def checkpoint_bytes(model: Model, num_parameters: int, num_trained: int) -> int:
+    """Weights, an adapter besides, AdamW's two moments, and float32 weights of bfloat16 ones."""
+    width, state = (4, 8) if model.dtype == "float32" else (2, 12)
+    saved = num_parameters + (num_trained if model.lora else 0)
+    return saved * width + num_trained * state
 
 
-def count_parameters(config: Any) -> int:
-    """Of the model that a configuration describes, without allocating it."""
+def count_parameters(model: Model, config: Any, *, scores: bool = False) -> tuple[int, int]:
+    """Of the model that a configuration describes, without allocating it: all, and those trained.
+
+    Args:
+        scores: It is a model of one number.
+
+    Raises:
+        ModelError: There is no such model, or LoRA cannot adapt it.
+    """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    from cameleer.models.lora import add_adapter
+
+    kind = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    if scores:
+        config = copy.copy(config)
+        config.num_labels = 1
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(p.numel() for p in model.parameters())
+        try:
+            empty = kind.from_config(config)
+        except ValueError as error:
+            what = "model of one number" if scores else "causal language model"
+            raise ModelError(
+                f"transformers has no {what} of type {config.model_type}, which {model.source} is. "
+                "Use a decoder such as a Llama, Qwen or OLMo."
+            ) from error
+        whole = sum(p.numel() for p in empty.parameters())
+        if model.lora:
+            add_adapter(empty, **dataclasses.asdict(model.lora), seed=0)
+        return whole, sum(p.numel() for p in empty.parameters() if p.requires_grad)
 
 
 def notices(recipe: Recipe, longest: int) -> Iterator[str]:

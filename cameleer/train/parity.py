@@ -229,8 +229,11 @@ class Parity:
             with torch.autocast(device.type, torch.bfloat16):
                 return float((logprobs(learner.model, batch) - learner_M).abs().mean())
 
+        def from_reference() -> Tensor:
+            with learner.reference() as reference:
+                return logprobs(reference, batch)
+
         learner_M = logprobs(learner.model, batch)
-        reference = learner.reference
         return diagnose(
             Evidence(
                 sampler_M=answers.sampler_M,
@@ -245,7 +248,7 @@ class Parity:
                     (name, functools.partial(logprobs, learner.model, answers.batch(rendered)))
                     for name, rendered in renderings(learner.tokenizer, answers.prompts)
                 ],
-                reference=functools.partial(logprobs, reference, batch) if reference else None,
+                reference=from_reference if learner.has_reference else None,
                 rounding=rounding,
             )
         )

@@ -80,9 +80,9 @@ def probe_learner(learner: TorchLearner, longest: int, max_tokens: int, size: in
     try:
         for model in filter(None, (learner.model, learner.value)):
             (_outputs(model, batch).sum() * 0).backward()
-        if learner.reference is not None:
-            with torch.no_grad():
-                forward_logprobs(learner.reference, batch, 1.0)
+        if learner.has_reference:
+            with torch.no_grad(), learner.reference() as reference:
+                forward_logprobs(reference, batch, 1.0)
     finally:
         learner.drop_gradients()
         del moments

@@ -15,14 +15,13 @@ from torch import Tensor
 from cameleer.batch import Batch
 from cameleer.errors import RunError, TrainingError
 from cameleer.files import locked, make_directory, reached, read_json, unwritable, write_json
-from cameleer.log import console, quiet_libraries
-from cameleer.models.load import load_config
+from cameleer.log import console
 from cameleer.recipe import Recipe, to_json
 from cameleer.rollout.engine import Request
 from cameleer.train import checkpoint, ranks, rollouts
 from cameleer.train.console import progress, step_line, tail, warn
 from cameleer.train.evaluation import Evaluation, check_data
-from cameleer.train.guards import count_parameters, notices, refuse_full_disk, refuse_output
+from cameleer.train.guards import notices, refuse_full_disk, refuse_output
 from cameleer.train.heldout import heldout_accuracy, ranking_accuracy
 from cameleer.train.learner import Sums
 from cameleer.train.parity import Gap, Parity
@@ -32,10 +31,10 @@ from cameleer.train.session import (
     MAY_CHANGE,
     Session,
     check_device,
+    checkpoint_size,
     described,
     fingerprint,
     per_source,
-    resolve,
 )
 from cameleer.train.sinks import require_sinks
 from cameleer.train.watch import Watch
@@ -81,9 +80,7 @@ class Run(Session):
         check_device(recipe)
         require_sinks(recipe.output.sinks)
         refuse_output(recipe.directory)
-        with quiet_libraries():
-            num_parameters = count_parameters(load_config(resolve(recipe.model.source)))
-        refuse_full_disk(recipe, num_parameters, resume=resume)
+        refuse_full_disk(recipe, checkpoint_size(recipe), resume=resume)
         if recipe.evals:
             check_data(recipe.evals)
         super().__init__(recipe)
@@ -429,11 +426,14 @@ class Run(Session):
 
     def _introduce(self) -> None:
         recipe, inputs = self.recipe, self.inputs
-        size = sum(p.numel() for p in self.learner.model.parameters())
+        parameters = list(self.learner.model.parameters())
+        size = sum(p.numel() for p in parameters)
+        adapted = sum(p.numel() for p in parameters if p.requires_grad)
+        trained = f"({adapted / 1e6:,.2f} M of them trained) " if recipe.model.lora else ""
         data = described(inputs.prompts if recipe.rollout else inputs.examples)
         console.print(
             f"[bold]{recipe.name}[/]: {type(recipe.algorithm).__name__}, {size / 1e6:,.1f} M "
-            f"parameters in {recipe.model.dtype} on {recipe.runtime.device}, {data}, "
+            f"parameters {trained}in {recipe.model.dtype} on {recipe.runtime.device}, {data}, "
             f"{recipe.num_steps} steps -> {recipe.directory}"
         )
         for line in per_source(recipe.data, inputs.tallies):

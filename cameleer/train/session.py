@@ -36,11 +36,12 @@ from cameleer.models.load import (
     load_model,
     load_tokenizer,
 )
+from cameleer.models.lora import add_adapter
 from cameleer.models.tiny import cache_directory
 from cameleer.recipe import Curate, Model, Optim, Recipe, Rollout, to_json
 from cameleer.rollout.engine import Sampling, make_engine
 from cameleer.train import ranks, rollouts
-from cameleer.train.guards import refuse_overlap
+from cameleer.train.guards import checkpoint_bytes, count_parameters, refuse_overlap
 from cameleer.train.learner import Sums
 from cameleer.train.metrics import engine_metrics
 from cameleer.train.model_reward import ModelReward
@@ -153,6 +154,22 @@ def _prepared() -> Path:
     return cache_directory() / "prepared"
 
 
+def checkpoint_size(recipe: Recipe) -> int:
+    """Bytes of all models and optimizers that a checkpoint holds, without loading them.
+
+    Raises ModelError for a model that is none, or that LoRA cannot adapt.
+    """
+    size = 0
+    scores = recipe.algorithm.trains == "reward_model"
+    for model, is_scorer in ((recipe.model, scores), (recipe.value_model, True)):
+        if model:
+            with quiet_libraries():
+                config = load_config(resolve(model.source))
+                counts = count_parameters(model, config, scores=is_scorer)
+            size += checkpoint_bytes(model, *counts)
+    return size
+
+
 class Session:
     """A recipe's policy with all that trains it, from the beginning or from a checkpoint."""
 
@@ -203,6 +220,8 @@ class Session:
             "data": [fingerprint(source) for source in recipe.data],
         }
         fixed = {k: v for k, v in asked.items() if k not in MAY_CHANGE | {"name", "model", "data"}}
+        if recipe.model.lora:
+            fixed["lora"] = asked["model"]["lora"]
         text = json.dumps([start, fixed], sort_keys=True)
         return {"run": hashlib.sha256(text.encode()).hexdigest()[:16], **start}
 
@@ -312,7 +331,9 @@ def _make_learner(recipe: Recipe, inputs: Inputs) -> TorchLearner:
         fit_to_tokenizer(scorer, inputs.tokenizer)
         return scorer
 
-    def trained(model: Any, optim: Optim) -> Trained:
+    def trained(model: Any, of: Model, optim: Optim) -> Trained:
+        if of.lora:
+            add_adapter(model, **dataclasses.asdict(of.lora), seed=recipe.seed)
         optimizer = MasterAdamW(
             model,
             lr=optim.learning_rate,
@@ -326,15 +347,17 @@ def _make_learner(recipe: Recipe, inputs: Inputs) -> TorchLearner:
         return Trained(model, optimizer, optim.max_grad_norm)
 
     answers = recipe.algorithm.trains == "policy"
-    value = recipe.value_model
+    value, value_optim = recipe.value_model, recipe.value_optim or recipe.optim
+    # Under LoRA the reference is the policy itself, without its adapter.
+    second = "reference" in recipe.algorithm.needs and not recipe.model.lora
     return TorchLearner(
-        trained(load_policy() if answers else new_scorer(recipe.model), recipe.optim),
+        trained(load_policy() if answers else new_scorer(recipe.model), recipe.model, recipe.optim),
         inputs.tokenizer,
         recipe.algorithm,
         temperature=recipe.rollout.temperature if recipe.rollout else 1.0,
         micro_batch_tokens=recipe.runtime.micro_batch_tokens,
-        load_reference=load_policy if "reference" in recipe.algorithm.needs else None,
-        value=trained(new_scorer(value), recipe.value_optim or recipe.optim) if value else None,
+        load_reference=load_policy if second else None,
+        value=trained(new_scorer(value), value, value_optim) if value else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from cameleer.models.export import foreign_names, verify_export
 from cameleer.models.heads import forward_scores, forward_values, has_score, load_like
 from cameleer.models.load import weights_hash
 from cameleer.models.logprobs import forward_logprobs
+from cameleer.models.lora import has_adapter, load_adapter, merged, save_adapter, without_adapter
 from cameleer.train import ranks
 from cameleer.train.console import warn
 from cameleer.train.learner import Sums
@@ -60,7 +62,8 @@ class TorchLearner:
         """
         Args:
             policy: A language model, or a reward model where the algorithm trains one.
-            load_reference: Loads the frozen reference policy; None where no algorithm needs one.
+            load_reference: Loads the frozen reference policy. None where no algorithm needs one, or
+                the policy has an adapter: without it, it is the reference.
             value: The value model of an algorithm that is an ActorCritic.
         """
         self.version = 0
@@ -73,19 +76,30 @@ class TorchLearner:
         self._temperature = temperature
         self._micro_batch_tokens = micro_batch_tokens
         self._reference = load_reference() if load_reference else None
-        self._identity = {
-            "policy": weights_hash(self.model),
-            "reference": weights_hash(self._reference) if self._reference else None,
-        }
+        self.has_reference = self._reference is not None or (
+            has_adapter(self.model) and "reference" in algorithm.needs
+        )
+        self._identity = {"policy": _start_hash(self.model), "reference": None}
+        if self.has_reference:
+            with self.reference() as reference:
+                self._identity["reference"] = weights_hash(reference)
         if value is not None:
-            self._identity["value model"] = weights_hash(value.model)
+            self._identity["value model"] = _start_hash(value.model)
         self._device = next(self.model.parameters()).device
         self._export_verified = False
 
-    @property
-    def reference(self) -> nn.Module | None:
-        """The frozen policy that the KL penalty holds on to."""
-        return self._reference
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[nn.Module]:
+        """The frozen policy that the KL penalty holds on to, for a while.
+
+        Where the policy has an adapter, it is the policy without: there are no other weights.
+        """
+        assert self.has_reference, "the run loads the reference when the algorithm needs it"
+        if self._reference is not None:
+            yield self._reference
+            return
+        with without_adapter(self.model):
+            yield self.model
 
     @property
     def device(self) -> torch.device:
@@ -111,16 +125,16 @@ class TorchLearner:
     @torch.no_grad()
     def score(self, name: str, batch: Batch) -> Batch:
         scores_N = torch.zeros(len(batch.tokens_N), dtype=torch.float32)
-        for rows in micro_batches(batch, self._micro_batch_tokens):
-            micro = batch.select(rows).to(self._device)
-            if name == "value":
-                assert self._value is not None, "the run loads what the algorithm needs"
-                found_N = forward_values(self._value.model, micro)
-            else:
-                model = {"old": self.model, "reference": self._reference}[name]
-                assert model is not None, "the run loads the reference when the algorithm needs it"
-                found_N = forward_logprobs(model, micro, self._temperature).logprobs_N
-            scores_N[batch.places(rows)] = found_N.cpu()
+        live = contextlib.nullcontext(self.model)
+        with self.reference() if name == "reference" else live as model:
+            for rows in micro_batches(batch, self._micro_batch_tokens):
+                micro = batch.select(rows).to(self._device)
+                if name == "value":
+                    assert self._value is not None, "the run loads what the algorithm needs"
+                    found_N = forward_values(self._value.model, micro)
+                else:
+                    found_N = forward_logprobs(model, micro, self._temperature).logprobs_N
+                scores_N[batch.places(rows)] = found_N.cpu()
         # Each rank filled in its own sequences.
         ranks.sum_tensor(scores_N)
         if name == "value":
@@ -180,9 +194,13 @@ class TorchLearner:
     def load(self, directory: Path) -> None:
         for name, trained in self._trained.items():
             model, state = trained.model, directory / f"{name}{_STATE}"
-            with quiet_libraries():
-                stored = load_like(model, directory / f"{name}model", dtype_name(model))
-            model.load_state_dict(stored.state_dict())
+            if has_adapter(model):
+                # The weights below it are those that the run started from, and stay so.
+                load_adapter(model, directory / f"{name}adapter")
+            else:
+                with quiet_libraries():
+                    stored = load_like(model, directory / f"{name}model", dtype_name(model))
+                model.load_state_dict(stored.state_dict())
             trained.optimizer.restore(load_file(state))
             with safe_open(state, "pt") as file:
                 self.version = int(file.metadata()["version"])
@@ -196,7 +214,9 @@ class TorchLearner:
     def _save(self, trained: Trained, directory: Path, name: str) -> None:
         model: Any = trained.model
         export = directory / f"{name}model"
-        with quiet_libraries():
+        if has_adapter(model):
+            save_adapter(model, directory / f"{name}adapter")
+        with quiet_libraries(), merged(model):
             model.save_pretrained(export)
             self.tokenizer.save_pretrained(export)
             if not self._export_verified:
@@ -253,6 +273,12 @@ def _backward(micro: Batch, loss: Loss, sums: Sums) -> float:
 
 def _add_mean(sums: Sums, name: str, values: Tensor, counted: Tensor) -> None:
     sums.add(name, float(values[counted].double().sum()), int(counted.sum()))
+
+
+def _start_hash(model: nn.Module) -> str:
+    """Of the weights that a model was loaded with, below an adapter."""
+    with without_adapter(model):
+        return weights_hash(model)
 
 
 def dtype_name(model: nn.Module) -> DType:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from cameleer.algorithms.grpo import GRPO
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import process_group
-from cameleer.recipe import Eval, Model, Optim, Output, Recipe, Rollout, Runtime
+from cameleer.recipe import Eval, LoRA, Model, Optim, Output, Recipe, Rollout, Runtime
 from cameleer.rollout.engine import Request, Sampling
 from cameleer.train.online import train_online
 from cameleer.train.run import Run
@@ -65,10 +65,10 @@ class ReplayEngine:
         )
 
 
-def main(model: str, directory: str, data: str) -> None:
+def main(model: str, directory: str, data: str, rank: str) -> None:
     recipe = Recipe(
         name="replayed",
-        model=Model(source=model),
+        model=Model(source=model, lora=LoRA(rank=int(rank)) if int(rank) else None),
         algorithm=GRPO(beta=0.1),
         data=(Source(path="cameleer.data.datasets.arithmetic:problems", format="gsm8k"),),
         verifiers={"gsm8k": Even()},

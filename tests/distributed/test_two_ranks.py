@@ -21,13 +21,15 @@ def metrics(directory: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
-def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path):
+@pytest.mark.parametrize("lora_rank", ["0", "16"])
+def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, lora_rank: str):
     model = save_tiny_llama(tmp_path / "model", vocabulary(), hidden_size=32, num_layers=2)
     rows = [json.dumps(row) + "\n" for row, _ in zip(problems("test"), range(9), strict=False)]
     (tmp_path / "sums.jsonl").write_text("".join(rows))
-    one = [sys.executable, str(SCRIPT), str(model), str(tmp_path / "one"), str(tmp_path)]
+    script, rest = [str(SCRIPT), str(model)], [str(tmp_path), lora_rank]
+    one = [sys.executable, *script, str(tmp_path / "one"), *rest]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    two = [*torchrun, str(SCRIPT), str(model), str(tmp_path / "two"), str(tmp_path)]
+    two = [*torchrun, *script, str(tmp_path / "two"), *rest]
     for command in (one, two):
         done = subprocess.run(command, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -46,7 +48,9 @@ def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path):
     for step, (a, b) in enumerate(zip(alone, together, strict=True), start=1):
         assert a["groups/zero_variance"] < 1, "a step without contrast would prove nothing"
         for key in ("loss", "policy/kl", "policy/entropy", "optim/grad_norm", "verifiable_rate"):
-            # Ranks add the same float32 terms in another order.
-            assert b[key] == pytest.approx(a[key], abs=1e-6, rel=1e-5), f"step {step}: {key}"
+            # Ranks add the same float32 terms in another order. From factors that begin at 0, AdamW
+            # goes by little more than the signs of gradients, and so carries more of it on.
+            rel = 1e-5 if lora_rank == "0" else 1e-4
+            assert b[key] == pytest.approx(a[key], abs=1e-6, rel=rel), f"step {step}: {key}"
     # The weights have moved, so the steps after the first tested the gathered gradient as well.
     assert alone[-1]["policy/kl"] > 1e-3

@@ -18,7 +18,7 @@ from cameleer.errors import RecipeError, TrainingError
 from cameleer.evals.base import Instance
 from cameleer.evals.model import Answer
 from cameleer.evals.store import Row, write_rows
-from cameleer.recipe import Eval, Floor, Optim, Recipe
+from cameleer.recipe import Eval, Floor, LoRA, Model, Optim, Recipe
 from cameleer.report.curve import read_metrics, series
 from cameleer.train.evaluation import Evaluation, benchmarks_of
 from cameleer.train.torch_learner import TorchLearner
@@ -44,6 +44,7 @@ def learning(model: Path, root: Path, data: Path, **changes: Any) -> Recipe:
     return sft(
         model,
         root,
+        model=Model(source=str(model), lora=changes.pop("lora", None)),
         num_steps=8,
         optim=Optim(learning_rate=2e-2),
         evals=evals(data, **changes),
@@ -71,14 +72,17 @@ def test_evaluating_changes_nothing_of_the_training(
     assert_equal_to_the_bit(plain / "checkpoints/step_4", watched / "checkpoints/step_4")
 
 
+@pytest.mark.parametrize("lora", [None, LoRA()])
 def test_a_resumed_run_has_the_scores_of_an_uninterrupted_one(
-    model: Path, tmp_path: Path, data: Path
+    model: Path, tmp_path: Path, data: Path, lora: LoRA | None
 ):
-    (whole,) = run(learning(model, tmp_path / "whole", data))
-    first = learning(model, tmp_path / "parts", data)
+    (whole,) = run(learning(model, tmp_path / "whole", data, lora=lora))
+    first = learning(model, tmp_path / "parts", data, lora=lora)
     run(replace(first, num_steps=4))
     (parts,) = run(first, resume=True)
     assert same_metrics(whole) == same_metrics(parts)
+    results = [json.loads(path.read_text()) for path in whole.glob("evals/*/results.json")]
+    assert len({result["model"]["weights"] for result in results}) == len(results) == 5
 
 
 def test_answers_that_a_killed_run_left_are_not_generated_again(
@@ -180,10 +184,11 @@ def test_a_fall_within_the_standard_errors_that_are_allowed_breaks_no_floor(
     assert evaluation.last_above() == (0 if breaks else 2)
 
 
+@pytest.mark.parametrize("lora", [None, LoRA()])
 def test_a_run_that_rolls_back_ends_with_the_last_policy_above_the_floor(
-    model: Path, tmp_path: Path, data: Path
+    model: Path, tmp_path: Path, data: Path, lora: LoRA | None
 ):
-    recipe = learning(model, tmp_path, data, floors=(FLOOR,), below_floor="roll_back")
+    recipe = learning(model, tmp_path, data, floors=(FLOOR,), below_floor="roll_back", lora=lora)
     (directory,) = run(recipe)
     steps, scores = series(read_metrics(directory), "eval/sums/unmarked")
     good = steps[-2]  # The step before the one that fell.

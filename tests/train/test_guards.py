@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import ARITHMETIC, grpo, held_out, sft
+from fakes import ARITHMETIC, grpo, held_out, ppo, reward_model, sft
 from safetensors.torch import load_file, save_file
 
 from cameleer.distributed.launch import run
 from cameleer.errors import CameleerError, DataError, RecipeError, RunError
 from cameleer.models.export import foreign_names, verify_export
 from cameleer.models.load import load_config, load_model
-from cameleer.recipe import HeldOut, Optim, Output, Rollout, Runtime
+from cameleer.recipe import HeldOut, LoRA, Model, Optim, Output, Rollout, Runtime
 from cameleer.train import guards
 from cameleer.train.check import check
 from cameleer.train.guards import checkpoint_bytes, count_parameters, notices, refuse_full_disk
+from cameleer.train.session import checkpoint_size
 from cameleer.train.watch import Watch
 
 
@@ -66,18 +67,19 @@ def test_checkpoints_that_do_not_fit_are_refused_with_the_numbers(
 ):
     # 12 bytes a parameter; 40 steps saved every 2 keep two and write a third: 3 * 12 MB.
     recipe = grpo(model, tmp_path, num_steps=40)
-    assert checkpoint_bytes(recipe, 10**6) == 12 * 10**6
+    size = checkpoint_bytes(recipe.model, 10**6, 10**6)
+    assert size == 12 * 10**6
     free(monkeypatch, 36 * 10**6)
-    refuse_full_disk(recipe, 10**6)
+    refuse_full_disk(recipe, size)
     free(monkeypatch, 36 * 10**6 - 1)
     with pytest.raises(RunError, match=r"needs 36\.0 MB for 3 checkpoints of 12\.0 MB .* 36\.0 MB"):
-        refuse_full_disk(recipe, 10**6)
+        refuse_full_disk(recipe, size)
     # A resumed run has its others already.
-    refuse_full_disk(recipe, 10**6, resume=True)
+    refuse_full_disk(recipe, size, resume=True)
     # All 20 are kept; and one that saves but once needs room for one.
     with pytest.raises(RunError, match="for 20 checkpoints"):
-        refuse_full_disk(replace(recipe, output=Output(save_every=2, keep_last=0)), 10**6)
-    refuse_full_disk(replace(recipe, output=Output(save_every=40)), 10**6)
+        refuse_full_disk(replace(recipe, output=Output(save_every=2, keep_last=0)), size)
+    refuse_full_disk(replace(recipe, output=Output(save_every=40)), size)
 
 
 def test_a_full_disk_is_told_by_check_and_refused_by_run(
@@ -92,16 +94,26 @@ def test_a_full_disk_is_told_by_check_and_refused_by_run(
 
 def test_parameters_are_counted_without_weights(model: Path):
     loaded = load_model(str(model), "float32", "cpu")
+    size = sum(p.numel() for p in loaded.parameters())
     # The tied head counts once.
-    assert count_parameters(load_config(str(model))) == sum(p.numel() for p in loaded.parameters())
+    config = load_config(str(model))
+    assert count_parameters(Model(source=str(model)), config) == (size, size)
 
 
-def test_the_size_of_a_checkpoint_is_that_of_its_files(model: Path, tmp_path: Path):
-    (directory,) = run(grpo(model, tmp_path, num_steps=2))
+@pytest.mark.parametrize("lora", [None, LoRA(rank=8)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", [grpo, ppo, reward_model])
+def test_the_size_of_a_checkpoint_is_that_of_its_files(
+    model: Path, tmp_path: Path, kind: Any, dtype: Any, lora: LoRA | None
+):
+    start = Model(source=str(model), dtype=dtype, lora=lora)
+    changes = {"value_model": start} if kind is ppo else {}
+    recipe = kind(model, tmp_path, num_steps=2, model=start, **changes)
+    (directory,) = run(recipe)
     files = [*(directory / "checkpoints/step_2").rglob("*.safetensors")]
-    expected = checkpoint_bytes(grpo(model, tmp_path), count_parameters(load_config(str(model))))
-    # Headers, and AdamW's counters, besides.
-    assert expected <= sum(f.stat().st_size for f in files) < expected * 1.1
+    expected = checkpoint_size(recipe)
+    # Headers, AdamW's counters, and rows for `<pad>` besides.
+    assert expected <= sum(f.stat().st_size for f in files) < expected * 1.2
 
 
 def test_a_sequence_longer_than_a_micro_batch_and_too_many_threads_are_told(

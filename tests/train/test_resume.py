@@ -19,7 +19,7 @@ from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError, TrainingError
 from cameleer.files import read_json, write_json
-from cameleer.recipe import Model, Optim, Recipe, Runtime, to_json
+from cameleer.recipe import LoRA, Model, Optim, Recipe, Runtime, to_json
 from cameleer.report.curve import read_metrics
 
 
@@ -48,20 +48,24 @@ def in_two_parts(recipe: Recipe, first: int) -> Path:
     return directory
 
 
+@pytest.mark.parametrize("lora", [None, LoRA(rank=4)])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", [sft, dpo, reward_model, ppo, grpo])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    model: Path, tmp_path: Path, kind: Any, dtype: Any
+    model: Path, tmp_path: Path, kind: Any, dtype: Any, lora: LoRA | None
 ):
-    changes = {"model": Model(source=str(model), dtype=dtype)}
+    start = Model(source=str(model), dtype=dtype, lora=lora)
+    changes = {"model": start, **({"value_model": start} if kind is ppo else {})}
     (whole,) = run(kind(model, tmp_path / "whole", **changes))
     parts = in_two_parts(kind(model, tmp_path / "parts", **changes), 2)
     assert_equal_to_the_bit(whole / "checkpoints/step_4", parts / "checkpoints/step_4")
     assert same_metrics(whole) == same_metrics(parts)
     for file in sorted((whole / "rollouts").iterdir()):
         assert pq.read_table(file).equals(pq.read_table(parts / "rollouts" / file.name))
-    if kind is ppo:
-        assert (whole / "checkpoints/step_4/value_model/model.safetensors").exists()
+    for directory in ("", "value_") if kind is ppo else ("",):
+        stored = whole / "checkpoints/step_4" / f"{directory}adapter/adapter_model.safetensors"
+        assert (stored.parent.parent / f"{directory}model/model.safetensors").exists()
+        assert stored.exists() == bool(lora)
 
 
 def test_a_crash_after_the_checkpoint_leaves_nothing_behind(model: Path, tmp_path: Path):
