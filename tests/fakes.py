@@ -15,10 +15,12 @@ from cameleer.algorithms.reward_model import RewardModel
 from cameleer.algorithms.sft import SFT
 from cameleer.batch import Batch, Loss, Output
 from cameleer.data.datasets.arithmetic import problems, vocabulary
-from cameleer.data.sources import Source
+from cameleer.data.mixture import Tally, taken
+from cameleer.data.sources import Row, Source, check_columns, open_source
+from cameleer.errors import RowError
 from cameleer.log import quiet_libraries
 from cameleer.models.tiny import save_tiny_llama
-from cameleer.recipe import HeldOut, Model, Optim, Recipe, Rollout, Runtime
+from cameleer.recipe import Curate, HeldOut, Model, Optim, Recipe, Rollout, Runtime
 from cameleer.recipe import Output as Files
 from cameleer.types import Check, Completion, Group, Prompt, Score
 from cameleer.verifiers.gsm8k import GSM8K
@@ -99,6 +101,17 @@ ARITHMETIC = Source(
 
 ONE_THREAD = Runtime(num_threads=1)
 """Tests run two at a time, and a second thread has nothing to do on a model of this size."""
+
+
+def read_rows(source: Source) -> list[Row]:
+    """All rows that a recipe of seed 0 would take, with their columns checked."""
+    rows = []
+    for entry, count in taken(source, open_source(source), Tally(), seed=0, place=0):
+        if isinstance(entry, RowError):
+            raise entry
+        check_columns(entry, source.format)
+        rows += [entry] * count
+    return rows
 
 
 def tiny_llama(directory: Path, *, seed: int = 0, max_tokens: int = 128) -> Path:
@@ -204,6 +217,20 @@ def grpo(model: Path, root: Path, /, **changes: Any) -> Recipe:
         output=Files(directory=str(root), save_every=2, sample_every=2),
     )
     return replace(recipe, **changes)
+
+
+def curate(root: Path, /, **changes: Any) -> Curate:
+    """Four answers to forty questions each, by the policy of stage sft."""
+    stage = Curate(
+        name="pairs",
+        model=Model(source="stage:sft"),
+        data=(ARITHMETIC,),
+        rollout=Rollout(num_prompts=40, group_size=4, max_tokens=40),
+        verifiers={"gsm8k": Even()},
+        runtime=ONE_THREAD,
+        output=Files(directory=str(root)),
+    )
+    return replace(stage, **changes)
 
 
 def held_out(num_prompts: int = 8) -> HeldOut:

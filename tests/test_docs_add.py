@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fakes import read_rows
 
 from cameleer.algorithms.normalize import Normalize
 from cameleer.batch import Batch, Output
 from cameleer.cli import main
-from cameleer.data.sources import Source, read_rows
+from cameleer.data.sources import Source
 from cameleer.errors import DataError
 from cameleer.models.tiny import arithmetic_llama
 from cameleer.report.curve import read_metrics
@@ -131,7 +132,8 @@ def test_a_truth_that_the_verifier_of_the_page_cannot_read_is_told_before_traini
 ):
     written("verifier")
     Path("rows.jsonl").write_text('{"question": "1 + 1 ?", "answer": "#### two"}\n')
-    assert main(["check", "my_recipe.py:recipe", "--data.0.path", "rows.jsonl"]) == 1
+    one = ["--data.0.path", "rows.jsonl", "--data.0.count", "1"]
+    assert main(["check", "my_recipe.py:recipe", *one]) == 1
     assert "rows.jsonl:1, gsm8k: 'two' (it is no whole number)" in said(capsys)
 
 

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fakes import grpo, held_out
+from fakes import grpo, held_out, read_rows
 
-from cameleer.data.sources import Source, read_rows
+from cameleer.data.sources import Source
 from cameleer.errors import CameleerError, DataError, RecipeError
 from cameleer.evals.suite import benchmarks
 from cameleer.recipe import Eval, Ladder, Model, RewardTerm, load, to_json

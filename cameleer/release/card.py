@@ -195,7 +195,7 @@ def _data(released: Released) -> str:
                 [
                     _text(stage.name),
                     what + _part(source),
-                    f"{known['rows']:,}" if "rows" in known else "not recorded",
+                    _rows(known),
                     f"`{known['sha256']}`" if "sha256" in known else "none: no local file",
                     "–" if parent else _text(licences.get(shown(name), "") or "not stated"),
                 ]
@@ -213,22 +213,37 @@ def _part(source: Mapping[str, Any]) -> str:
     """Which rows of a source."""
     parts = [f"{source['split']}" if source.get("split") else ""]
     parts += [f"{key} {source[key]}" for key in ("subset", "revision") if source.get(key)]
-    if source.get("skip_rows") or source.get("max_rows"):
-        count = source.get("max_rows")
-        parts.append(f"{count:,} rows" if count else "all rows")
-        parts.append(f"after the first {source['skip_rows']:,}" if source.get("skip_rows") else "")
+    if source.get("count") or source.get("share"):
+        size = f"{source['count']:,} rows" if source.get("count") else f"share {source['share']:g}"
+        parts.append(f"{'the first ' if source.get('take') == 'first' else ''}{size}")
+    if source.get("skip_rows"):
+        parts.append(f"after row {source['skip_rows']:,}")
     shown_parts = ", ".join(_text(part) for part in parts if part)
     return f" ({shown_parts})" if shown_parts else ""
+
+
+def _rows(known: Mapping[str, Any]) -> str:
+    """How many a source has, and what became of them."""
+    if "rows" not in known:
+        return "not recorded"
+    taken = known.get("taken", known["rows"])
+    parts = [f"{known['rows']:,}" if taken == known["rows"] else f"{taken:,} of {known['rows']:,}"]
+    if known.get("tokens"):
+        parts.append(f"{known['tokens']:,} tokens")
+    if known.get("trained_tokens"):
+        parts.append(f"{known['trained_tokens']:,} trained")
+    if known.get("truncated"):
+        parts.append(f"{known['truncated']:,} cut")
+    if dropped := sum((known.get("dropped") or {}).values()):
+        parts.append(f"{dropped:,} left out")
+    return ", ".join(parts)
 
 
 def _totals(stage: Stage) -> str:
     manifest = stage.manifest
     counts = {
         "prompts used": manifest.get("prompts"),
-        "prompts left out as too long": manifest.get("prompts_too_long"),
         "examples used": manifest.get("examples"),
-        "examples cut": manifest.get("examples_truncated"),
-        "examples left out": sum((manifest.get("examples_dropped") or {}).values()),
     }
     return "; ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
 

@@ -13,11 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import on_the_hub
+from fakes import on_the_hub, read_rows
 
-from cameleer.data.mixture import Tally, taken
-from cameleer.data.sources import Row, Source, check_columns, is_local, open_source
-from cameleer.errors import DataError, RowError
+from cameleer.data.sources import Row, Source, is_local, open_source
+from cameleer.errors import DataError
 
 ROW = {"messages": [{"role": "user", "content": "1 + 1?"}], "ground_truth": "2", "dataset": "gsm8k"}
 
@@ -26,17 +25,6 @@ def written(path: Path, *lines: str | dict[str, Any]) -> Path:
     text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
-
-
-def read_rows(source: Source) -> list[Row]:
-    """All rows that a recipe of seed 0 would take, with their columns checked."""
-    rows = []
-    for entry, count in taken(source, open_source(source), Tally(), seed=0, place=0):
-        if isinstance(entry, RowError):
-            raise entry
-        check_columns(entry, source.format)
-        rows += [entry] * count
-    return rows
 
 
 def error_of(path: Path | str, **fields: Any) -> str:

@@ -62,7 +62,7 @@ def ladder(tmp_path: Path) -> Stage:
     """SFT from a base of the hub, then GRPO, with licences, data of the hub and of a file."""
     root = tmp_path / "l"
     base = Model(source="owner/base", license="llama3.1")
-    data = (Source(path="owner/chats", format="chat", revision="abc", max_rows=100),)
+    data = (Source(path="owner/chats", format="chat", revision="abc", count=100),)
     first = sft(Path("x"), root, model=base, data=data, heldout=held_out(100))
     last = grpo(Path("stage:sft"), root, data=(Source(path="/home/me/secret/mine.jsonl"),))
     made_ladder(root, first, last)
@@ -113,7 +113,7 @@ def test_data_is_named_with_rows_checksum_and_part(ladder: Stage, tiny: Path):
     (chats, totals) = cells(text, "sft")
     assert chats == ["`owner/chats` (train, revision abc, 100 rows)", "not recorded",
                      "none: no local file", "not stated"]  # fmt: skip
-    assert totals[0] == "prompts used: 64; examples used: 64; examples cut: 3"
+    assert totals[0] == "prompts used: 64; examples used: 64"
     assert cells(text, "grpo")[0] == ["`mine.jsonl` (train)", "1,234", "`5e1f`", "not stated"]
     assert "/home/me" not in text
 

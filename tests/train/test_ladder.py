@@ -8,31 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import ARITHMETIC, ONE_THREAD, Even, dpo, grpo, ppo, reward_model, sft
+from fakes import curate, dpo, grpo, ppo, reward_model, sft
 from safetensors.torch import load_file
 
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.errors import RecipeError, RunError
 from cameleer.files import read_json, read_lines
-from cameleer.recipe import Curate, Ladder, Model, Output, RewardTerm, Rollout
+from cameleer.recipe import Ladder, Model, RewardTerm
 from cameleer.train.check import check
 from cameleer.train.ladder import placed_stages
 
 PAIRS = (Source(path="stage:pairs", format="preference"),)
-
-
-def curate(root: Path, /, **changes: Any) -> Curate:
-    stage = Curate(
-        name="pairs",
-        model=Model(source="stage:sft"),
-        data=(ARITHMETIC,),
-        rollout=Rollout(num_prompts=40, group_size=4, max_tokens=40),
-        verifiers={"gsm8k": Even()},
-        runtime=ONE_THREAD,
-        output=Output(directory=str(root)),
-    )
-    return replace(stage, **changes)
 
 
 def all_rungs(model: Path, root: Path) -> Ladder:
