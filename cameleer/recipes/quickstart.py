@@ -107,6 +107,6 @@ def quickstart() -> Ladder:
         verifiers=verifiers,
         num_minibatches=2,
         heldout=heldout,
-        output=output,
+        output=replace(output, save_every=20, keep_last=2),
     )
     return Ladder(name="quickstart", stages=(sft, pairs, dpo, reward_model, ppo, grpo))

@@ -87,9 +87,10 @@ class MasterAdamW:
     @torch.no_grad()
     def publish(self) -> None:
         """Round the master weights into the module."""
-        for module, master in zip(self._modules, self.masters, strict=True):
-            if module is not master:
-                module.copy_(master)
+        pairs = zip(self._modules, self.masters, strict=True)
+        rounded = [(module, master) for module, master in pairs if module is not master]
+        if rounded:
+            torch._foreach_copy_(*zip(*rounded, strict=True))
 
     def drop_gradients(self) -> None:
         """Forget the gradients gathered so far."""
@@ -129,8 +130,9 @@ def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
         # Dozens of micro-batches lose small terms in bfloat16, so they add up in float32.
         assert parameter.grad is not None
         if master.grad is None:
-            master.grad = torch.zeros_like(master)
-        master.grad.add_(parameter.grad)
+            master.grad = parameter.grad.to(master.dtype)
+        else:
+            master.grad.add_(parameter.grad)
         parameter.grad = None
 
     return hook
