@@ -14,6 +14,7 @@ from cameleer.distributed.launch import run
 from cameleer.errors import TrainingError
 from cameleer.recipe import Eval, Output, Rollout
 from cameleer.report.curve import draw_curve
+from cameleer.report.html import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -50,6 +51,7 @@ def test_how_it_works_names_all_that_a_run_leaves(tmp_path: Path):
     with pytest.raises(TrainingError):
         run(recipe)
     draw_curve(recipe.directory)
+    write_report(recipe.directory)
     left = {path.name for path in recipe.directory.iterdir()}
     (with_value,) = run(ppo(tmp_path / "model", tmp_path, num_steps=1, heldout=None))
     for checkpoint in (recipe.directory / "checkpoints/step_2", with_value / "checkpoints/step_1"):

@@ -90,7 +90,7 @@ class MasterAdamW:
         pairs = zip(self._modules, self.masters, strict=True)
         rounded = [(module, master) for module, master in pairs if module is not master]
         if rounded:
-            torch._foreach_copy_(*zip(*rounded, strict=True))
+            torch._foreach_copy_([module for module, _ in rounded], [m for _, m in rounded])
 
     def drop_gradients(self) -> None:
         """Forget the gradients gathered so far."""
