@@ -167,7 +167,8 @@ def _stage(stage: Stage, in_ladder: bool) -> Iterator[str]:
     yield from _rollouts(stage)
     yield from _same_questions(stage)
     yield "<h3>Details</h3>"
-    yield _metrics(stage)
+    if stage.metrics:
+        yield _metrics(stage)
     yield _leaves("Recipe", flat(stage.recipe))
     yield _leaves("Manifest: commit, packages, hardware, data", flat(stage.manifest))
 

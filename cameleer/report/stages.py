@@ -83,7 +83,9 @@ class Stage:
 
     @property
     def seconds(self) -> float:
-        """Of all steps, without evaluation and saving."""
+        """Of all steps, without evaluation and saving; of a Curate stage, of its answers."""
+        if not self.metrics:
+            return float(self.manifest.get("time/step", 0.0))
         return float(sum(line.get("time/step", 0.0) for line in self.metrics))
 
     def results(self, step: int) -> Mapping[str, Any]:

@@ -30,8 +30,8 @@ def execute(session: Session, step: int, clock: Clock) -> tuple[dict[str, float]
         len(session.examples), recipe.seed, (step - 1) * recipe.batch_size, recipe.batch_size
     )
     batch = pack([session.examples[i] for i in rows])
-    with clock.phase("score"):
-        for name in recipe.algorithm.needs:
+    for name in recipe.algorithm.needs:
+        with clock.phase("score"):
             batch = session.learner.score(name, batch)
     normalize = Normalize.parse(recipe.normalize)
     batch = replace(
