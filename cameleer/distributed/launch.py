@@ -18,7 +18,8 @@ from cameleer.files import make_directory, read_json, unwritable, write_json
 from cameleer.log import console
 from cameleer.recipe import Curate, Ladder, Recipe, to_json
 from cameleer.train import checkpoint, ranks
-from cameleer.train.ladder import placed_stages
+from cameleer.train.console import warn
+from cameleer.train.ladder import notices, placed_stages
 from cameleer.train.offline import train_offline
 from cameleer.train.online import train_online
 from cameleer.train.run import Run, refuse_changes
@@ -40,6 +41,8 @@ def run(recipe: Recipe | Ladder, *, resume: bool = False) -> list[Path]:
 
 def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
     placed = placed_stages(ladder)
+    for notice in notices(ladder) if ranks.is_main() else ():
+        warn(notice)
     root = placed[0].directory.parent
     if not resume and root.exists() and any(root.iterdir()):
         raise RunError(

@@ -17,6 +17,7 @@ from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Curate, Ladder, Recipe
 from cameleer.train.guards import notices, refuse_full_disk, refuse_output
 from cameleer.train.ladder import from_the_start, placed_stages
+from cameleer.train.ladder import notices as ladder_notices
 
 
 class NotCheckedError(Exception):
@@ -28,6 +29,9 @@ def check(recipe: Recipe | Ladder) -> int:
     _look_only_where_there_is_something()
     if isinstance(recipe, Ladder):
         recipe.validate_names()
+        for notice in ladder_notices(recipe):
+            console.print("note: ", end="")
+            console.print(notice, markup=False)
     failures = 0
     for stage in _to_check(recipe):
         if isinstance(recipe, Ladder):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from cameleer.data.sources import Source
-from cameleer.recipe import Curate, Ladder, Model, Recipe, RewardTerm
+from cameleer.recipe import Curate, Ladder, Model, Recipe, RewardTerm, stage_references
 
 M = TypeVar("M", Model, RewardTerm)
 _STAGE = "stage:"
@@ -63,6 +64,18 @@ def from_the_start(ladder: Ladder) -> list[Recipe | Curate]:
         first[stage.name] = stage.model.source
         found.append(stage)
     return found
+
+
+def notices(ladder: Ladder) -> Iterator[str]:
+    """Stages that climb from nothing, which is rarely meant."""
+    trained = ""
+    for stage in ladder.stages:
+        if trained and not stage_references(stage):
+            yield (
+                f"Stage {stage.name} starts from {stage.model.source}, not from what an earlier "
+                f'stage ended with. If it should, write Model(source="stage:{trained}").'
+            )
+        trained = stage.name if isinstance(stage, Recipe) else trained
 
 
 def _model(model: M, placed: dict[str, Recipe | Curate]) -> M:

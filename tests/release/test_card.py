@@ -57,6 +57,10 @@ def cells(text: str, label: str) -> list[list[str]]:
     return [row[1:] for row in rows if row and row[0] == label]
 
 
+TALLY = {"sha256": "5e1f", "rows": 1234, "taken": 1000, "tokens": 56000, "trained_tokens": 7000}
+TALLY |= {"truncated": 2, "dropped": {"unknown role": 3, "no answer": 4}}
+
+
 @pytest.fixture
 def ladder(tmp_path: Path) -> Stage:
     """SFT from a base of the hub, then GRPO, with licences, data of the hub and of a file."""
@@ -69,7 +73,7 @@ def ladder(tmp_path: Path) -> Stage:
     lines = [{"step": 0, "heldout/accuracy": 0.25, "heldout/num_prompts": 100}, *LINES]
     made(root / "sft", lines, recipe=first, manifest={"examples": 64, "examples_truncated": 3})
     cut = [{**line, "finish/length": 0.125} for line in LINES]
-    made(root / "grpo", cut, recipe=last, manifest={"data": [{"sha256": "5e1f", "rows": 1234}]})
+    made(root / "grpo", cut, recipe=last, manifest={"data": [TALLY]})
     made_evaluation(root / "grpo", 4, gsm8k=0.5)
     return read_tree(root).stages[1]
 
@@ -108,13 +112,16 @@ def test_known_terms_are_united(tmp_path: Path, tiny: Path):
     assert with_terms("mit", "")["license_name"] == "not-fully-stated"
 
 
+KEPT = "1,000 of 1,234, 56,000 tokens, 7,000 trained, 2 cut, 7 left out"
+
+
 def test_data_is_named_with_rows_checksum_and_part(ladder: Stage, tiny: Path):
     text = card(of(ladder), tiny)
     (chats, totals) = cells(text, "sft")
     assert chats == ["`owner/chats` (train, revision abc, 100 rows)", "not recorded",
                      "none: no local file", "not stated"]  # fmt: skip
     assert totals[0] == "prompts used: 64; examples used: 64"
-    assert cells(text, "grpo")[0] == ["`mine.jsonl` (train)", "1,234", "`5e1f`", "not stated"]
+    assert cells(text, "grpo")[0] == ["`mine.jsonl` (train)", KEPT, "`5e1f`", "not stated"]
     assert "/home/me" not in text
 
 

@@ -17,7 +17,7 @@ from cameleer.errors import RecipeError, RunError
 from cameleer.files import read_json, read_lines
 from cameleer.recipe import Ladder, Model, RewardTerm
 from cameleer.train.check import check
-from cameleer.train.ladder import placed_stages
+from cameleer.train.ladder import notices, placed_stages
 
 PAIRS = (Source(path="stage:pairs", format="preference"),)
 
@@ -129,6 +129,20 @@ def test_a_stage_that_is_not_there_is_refused(
     stages = (sft(model, tmp_path), curate(tmp_path), dpo(model, tmp_path, **changes))
     with pytest.raises(RecipeError, match=message):
         Ladder(name="ladder", stages=stages).validate()
+
+
+def test_a_stage_that_climbs_from_nothing_is_told(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    stages = (sft(model, tmp_path, num_steps=1), grpo(model, tmp_path, num_steps=1))
+    ladder = Ladder(name="ladder", stages=stages)
+    said = f"Stage grpo starts from {model}, not from what an earlier stage ended with. If it"
+    assert check(ladder) == 0
+    assert said in " ".join(capsys.readouterr().out.split())
+    run(ladder)
+    assert 'Model(source="stage:sft")' in " ".join(capsys.readouterr().out.split())
+    chained = (stages[0], replace(stages[1], model=Model(source="stage:sft")))
+    assert list(notices(Ladder(name="ladder", stages=chained))) == []
 
 
 def test_a_recipe_of_its_own_names_no_stage(model: Path, tmp_path: Path):
