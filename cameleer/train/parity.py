@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,8 +154,17 @@ class Parity:
                 f"Engine and learner do not sample from the same policy: their log-probabilities "
                 f"differ by {gap}. Likely cause: {cause.name}: {cause.hint} Nothing was trained."
             )
-        self._floor = gap.floor_mean
+        if self._floor is None:
+            self._floor = gap.floor_mean
         return gap
+
+    def state(self) -> dict[str, Any]:
+        """What `step` goes by besides its arguments, in JSON."""
+        return {"floor": self._floor, "drifting": self._drifting}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as where `state` was taken, whatever `start` finds with the weights of now."""
+        self._floor, self._drifting = state["floor"], state["drifting"]
 
     def step(
         self, step: int, groups: Sequence[Group], batch: Batch, version: int

@@ -249,6 +249,7 @@ class Run(Session):
                     f"{self._identity['run']}). Move it out of {root}, and resume again."
                 )
             self.restore(path)
+            self.parity.restore(state["parity"])
             self.first_step = state["step"] + 1
         reached("resume/restored")
         ranks.barrier()
@@ -389,7 +390,11 @@ class Run(Session):
                 checkpoint.write(
                     root,
                     step,
-                    {"version": self.learner.version, "run": self._identity["run"]},
+                    {
+                        "version": self.learner.version,
+                        "run": self._identity["run"],
+                        "parity": self.parity.state(),
+                    },
                     self._save_into,
                     keep_last=self.recipe.output.keep_last,
                     keep=self._kept(),
