@@ -4,7 +4,7 @@
     python offline_throughput.py ROWS MODEL --tasks sft --rows 24 --repeats 1
     python offline_throughput.py ROWS MODEL --tasks dpo --rows 6 --batch 3 --repeats 1
     python offline_throughput.py ROWS MODEL --device cuda --warm-up 1 --repeats 2 --batch 16 \\
-        --packs 8 --micro-batch-tokens 16384
+        --packs 8 --micro-batch-tokens 32768
 
 ROWS is dpo_en_demo.jsonl(.gz) of hiyouga/LLaMA-Factory: 300 preference pairs. SFT learns the chosen
 answers. Each side runs in a process of its own, in turn, and passes through all rows once, after

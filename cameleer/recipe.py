@@ -187,6 +187,9 @@ class Runtime:
     """CPU threads of torch. Results are the same to the bit only at the same number."""
     micro_batch_tokens: int = 8192
     """Tokens of one forward and backward. A longer sequence goes alone."""
+    compile: bool = True
+    """On CUDA in bfloat16, fuse the small kernels of a stage without rollouts or an adapter with
+    torch.compile. It takes a C compiler, and at the start some seconds."""
     num_verifier_workers: int = 2
     """Processes that verify."""
 

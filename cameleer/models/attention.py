@@ -98,6 +98,10 @@ class Packed:
         self.longest = max(lengths)
         self._lengths = lengths
         self._device = device
+        # Where each sequence begins, and the end of the row, for flash attention. Made here and not
+        # when first asked for: that would be in a compiled layer, hence in every one.
+        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        self._ends = ends.to(device)
 
     def attend(
         self, layer: int, query_NHD: Tensor, key_NHD: Tensor, value_NHD: Tensor, scale: float
@@ -138,12 +142,6 @@ class Packed:
             scale=scale,
         )[0]
         return found
-
-    @functools.cached_property
-    def _ends(self) -> Tensor:
-        """Where each sequence begins, and the end of the row. Shape B + 1, int32."""
-        starts = torch.tensor([0, *self._lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return starts.to(self._device)
 
     @functools.cached_property
     def _rectangles(self) -> tuple[list[Tensor], Tensor]:

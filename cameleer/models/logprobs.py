@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cameleer.batch import Batch, Output
 from cameleer.models.attention import Packed, packed_hidden, positions
+from cameleer.models.fuse import compiled, is_fused
 
 CHUNK_BYTES = {"cpu": 128 * 2**20, "cuda": 2**30}
 """Float32 logits held at once, by device: 680 tokens on a CPU at a vocabulary of 49,152."""
@@ -35,7 +36,12 @@ def forward_logprobs(model: nn.Module, batch: Batch, temperature: float) -> Outp
         weight_VD, bias_V = weight_VD[:rows], None if bias_V is None else bias_V[:rows]
     # Token i is predicted from the hidden state at i - 1.
     logprobs, entropies = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden_ND[masked - 1], weight_VD, bias_V, batch.tokens_N[masked], temperature
+        hidden_ND[masked - 1],
+        weight_VD,
+        bias_V,
+        batch.tokens_N[masked],
+        temperature,
+        is_fused(model),
     )
     zeros_N = torch.zeros(len(batch.tokens_N), dtype=torch.float32, device=device)
     return Output(
@@ -61,27 +67,24 @@ class _TokenLogprobs(torch.autograd.Function):
         bias_V: Tensor | None,
         tokens_M: Tensor,
         temperature: float,
+        fused: bool = False,
     ) -> tuple[Tensor, Tensor]:
+        measure = compiled(_measure_in_one_pass) if fused else _measure
         chunk = max(1, CHUNK_BYTES[weight_VD.device.type] // (4 * weight_VD.shape[0]))
-        logprobs, entropies, norms = [], [], []
-        for hidden, tokens in zip(hidden_MD.split(chunk), tokens_M.split(chunk), strict=True):
-            logits = _logits(hidden, weight_VD, bias_V, temperature)
-            norm = logits.logsumexp(-1)
-            all_logprobs = logits.sub_(norm[:, None])
-            logprobs.append(all_logprobs.gather(1, tokens[:, None]).squeeze(1))
-            # A probability of 0 meets a finite logarithm. log Z - E[logit] would cancel to noise,
-            # even below 0, where a policy is sure of itself.
-            entropies.append(-torch.linalg.vecdot(all_logprobs.exp(), all_logprobs))
-            norms.append(norm)
-        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, tokens_M, torch.cat(norms))
-        ctx.temperature, ctx.chunk = temperature, chunk
-        entropy_M = torch.cat(entropies)
+        parts = [
+            measure(nn.functional.linear(hidden, weight_VD, bias_V), tokens, temperature)
+            for hidden, tokens in zip(hidden_MD.split(chunk), tokens_M.split(chunk), strict=True)
+        ]
+        logprobs_M, entropy_M, norm_M = (torch.cat(several) for several in zip(*parts, strict=True))
+        ctx.save_for_backward(hidden_MD, weight_VD, bias_V, tokens_M, norm_M)
+        ctx.temperature, ctx.chunk, ctx.fused = temperature, chunk, fused
         ctx.mark_non_differentiable(entropy_M)
-        return torch.cat(logprobs), entropy_M
+        return logprobs_M, entropy_M
 
     @staticmethod
     def backward(ctx: Any, grad_M: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden_MD, weight_VD, bias_V, tokens_M, norm_M = ctx.saved_tensors
+        differentiate = compiled(_differentiate_in_one_pass) if ctx.fused else _differentiate
         grad_hidden = torch.empty_like(hidden_MD)
         # Chunks add up in float32, whatever the weights are in.
         grad_weight = grad_bias = None
@@ -91,13 +94,12 @@ class _TokenLogprobs(torch.autograd.Function):
             grad_bias = torch.zeros(len(bias_V), dtype=torch.float32, device=weight_VD.device)
         for start in range(0, len(tokens_M), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            logits = _logits(hidden_MD[part], weight_VD, bias_V, ctx.temperature)
-            # d logprob / d logit = onehot - p
-            grad = logits.sub_(norm_M[part, None]).exp_().mul_(-grad_M[part, None])
-            grad.scatter_add_(1, tokens_M[part, None], grad_M[part, None])
-            grad.div_(ctx.temperature)
+            logits = nn.functional.linear(hidden_MD[part], weight_VD, bias_V)
+            grad = differentiate(
+                logits, tokens_M[part], norm_M[part], grad_M[part], ctx.temperature
+            )
             if grad_bias is not None:
-                grad_bias += grad.sum(0)
+                grad_bias += grad.sum(0, dtype=torch.float32)
             grad = grad.to(weight_VD.dtype)
             grad_hidden[part] = grad @ weight_VD
             if grad_weight is None:
@@ -108,9 +110,50 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_weight += grad.T @ hidden_MD[part]
         weight_grad = None if grad_weight is None else grad_weight.to(weight_VD.dtype)
         bias_grad = None if grad_bias is None else grad_bias.to(bias_V.dtype)
-        return grad_hidden, weight_grad, bias_grad, None, None
+        return grad_hidden, weight_grad, bias_grad, None, None, None
 
 
-def _logits(hidden: Tensor, weight_VD: Tensor, bias_V: Tensor | None, temperature: float) -> Tensor:
-    logits = nn.functional.linear(hidden, weight_VD, bias_V).float()
+def _measure(logits: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of tokens, entropies and log-normalisers: [M, V] -> [M] each."""
+    logits = _scaled(logits, temperature)
+    norm = logits.logsumexp(-1)
+    all_logprobs = logits.sub_(norm[:, None])
+    # A probability of 0 meets a finite logarithm. log Z - E[logit] would cancel to noise, even
+    # below 0, where a policy is sure of itself.
+    entropies = -torch.linalg.vecdot(all_logprobs.exp(), all_logprobs)
+    return all_logprobs.gather(1, tokens[:, None]).squeeze(1), entropies, norm
+
+
+def _differentiate(
+    logits: Tensor, tokens: Tensor, norm: Tensor, grad: Tensor, temperature: float
+) -> Tensor:
+    """The gradient of the logits, from that of the log-probabilities: [M] -> [M, V]."""
+    # d logprob / d logit = onehot - p
+    found = _scaled(logits, temperature).sub_(norm[:, None]).exp_().mul_(-grad[:, None])
+    return found.scatter_add_(1, tokens[:, None], grad[:, None]).div_(temperature)
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    logits = logits.float()
     return logits.div_(temperature) if temperature != 1.0 else logits
+
+
+# The same for torch.compile: nothing in place, and no scatter.
+
+
+def _measure_in_one_pass(
+    logits: Tensor, tokens: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    scaled = logits.float() / temperature
+    norm = scaled.logsumexp(-1)
+    all_logprobs = scaled - norm[:, None]
+    entropies = -(all_logprobs.exp() * all_logprobs).sum(-1)
+    return scaled.gather(1, tokens[:, None]).squeeze(1) - norm, entropies, norm
+
+
+def _differentiate_in_one_pass(
+    logits: Tensor, tokens: Tensor, norm: Tensor, grad: Tensor, temperature: float
+) -> Tensor:
+    p = (logits.float() / temperature - norm[:, None]).exp()
+    is_token = torch.arange(logits.shape[1], device=logits.device) == tokens[:, None]
+    return ((is_token.float() - p) * (grad / temperature)[:, None]).to(logits.dtype)

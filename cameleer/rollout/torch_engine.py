@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cameleer.errors import TrainingError
 from cameleer.models.attention import packed_hidden, positions
+from cameleer.models.fuse import unfused
 from cameleer.rollout.engine import Request, Sampling
 from cameleer.rollout.kv_cache import Extend, KVCache, Prefill
 from cameleer.rollout.sampling import noise
@@ -84,7 +85,8 @@ class TorchEngine:
         training = self._model.training
         self._model.eval()
         try:
-            return _Generation(self, requests, sampling, seed, step, done).run()
+            with unfused():
+                return _Generation(self, requests, sampling, seed, step, done).run()
         finally:
             self._model.train(training)
 

@@ -45,7 +45,9 @@ class MasterAdamW:
             master: Tensor = parameter
             if parameter.dtype != torch.float32:
                 master = parameter.detach().to(torch.float32).requires_grad_()
-                parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
+                # Dozens of micro-batches lose small terms in bfloat16, so they add up in float32.
+                parameter.grad_dtype = torch.float32
+                parameter.register_post_accumulate_grad_hook(_gathers_for(master))
             self._names.append(name)
             self._modules.append(parameter)
             self.masters.append(master)
@@ -94,7 +96,8 @@ class MasterAdamW:
 
     def drop_gradients(self) -> None:
         """Forget the gradients gathered so far."""
-        self._adam.zero_grad(set_to_none=True)
+        for tensor in (*self._modules, *self.masters):
+            tensor.grad = None
 
     def missing_state_bytes(self) -> int:
         """Of the two moments, which do not exist before the first step."""
@@ -125,14 +128,8 @@ class MasterAdamW:
         self.publish()
 
 
-def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
+def _gathers_for(master: Tensor) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
-        # Dozens of micro-batches lose small terms in bfloat16, so they add up in float32.
-        assert parameter.grad is not None
-        if master.grad is None:
-            master.grad = parameter.grad.to(master.dtype)
-        else:
-            master.grad.add_(parameter.grad)
-        parameter.grad = None
+        master.grad = parameter.grad
 
     return hook

@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -356,9 +358,23 @@ def _make_learner(recipe: Recipe, inputs: Inputs) -> TorchLearner:
         recipe.algorithm,
         temperature=recipe.rollout.temperature if recipe.rollout else 1.0,
         micro_batch_tokens=recipe.runtime.micro_batch_tokens,
+        fused=_fuses(recipe),
         load_reference=load_policy if second else None,
         value=trained(new_scorer(value), value, value_optim) if value else None,
     )
+
+
+def _c_compiler() -> str | None:
+    """As Triton finds it."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+
+
+def _fuses(recipe: Recipe) -> bool:
+    """Not where an engine samples, which would round otherwise than a fused policy: by 0.045 nats a
+    token in the mean, SmolLM2-135M on an H100, where the two agree to 1e-5 now."""
+    if not recipe.runtime.compile or recipe.rollout or recipe.model.lora:
+        return False
+    return recipe.runtime.device == "cuda" and recipe.model.dtype == "bfloat16"
 
 
 def _load_reward_model(recipe: Recipe, tokenizer: Any) -> ModelReward | None:
@@ -398,6 +414,12 @@ def check_device(recipe: Recipe | Curate) -> None:
         raise RecipeError(
             "runtime.device is 'cuda', and torch finds no CUDA device here. Set --runtime.device "
             "cpu, or run where there is a GPU and a CUDA build of torch."
+        )
+    if isinstance(recipe, Recipe) and _fuses(recipe) and not _c_compiler():
+        raise RecipeError(
+            "runtime.compile fuses kernels with torch.compile, which needs a C compiler, and there "
+            "is neither gcc nor clang here, nor is CC set. Install one, or set "
+            "--runtime.compile false."
         )
 
 

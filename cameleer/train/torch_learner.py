@@ -19,6 +19,7 @@ from cameleer.batch import Batch, Loss, Output
 from cameleer.files import reached
 from cameleer.log import quiet_libraries
 from cameleer.models.export import foreign_names, verify_export
+from cameleer.models.fuse import fuse_layers
 from cameleer.models.heads import forward_scores, forward_values, has_score, load_like
 from cameleer.models.load import weights_hash
 from cameleer.models.logprobs import forward_logprobs
@@ -56,12 +57,14 @@ class TorchLearner:
         *,
         temperature: float,
         micro_batch_tokens: int,
+        fused: bool = False,
         load_reference: Callable[[], nn.Module] | None = None,
         value: Trained | None = None,
     ) -> None:
         """
         Args:
             policy: A language model, or a reward model where the algorithm trains one.
+            fused: Compile the layers of policy and reference.
             load_reference: Loads the frozen reference policy. None where no algorithm needs one, or
                 the policy has an adapter: without it, it is the reference.
             value: The value model of an algorithm that is an ActorCritic.
@@ -79,6 +82,10 @@ class TorchLearner:
         self.has_reference = self._reference is not None or (
             has_adapter(self.model) and "reference" in algorithm.needs
         )
+        if fused:
+            fuse_layers(self.model)
+            if self._reference is not None:
+                fuse_layers(self._reference)
         self._identity = {"policy": _start_hash(self.model), "reference": None}
         if self.has_reference:
             with self.reference() as reference:

@@ -49,13 +49,19 @@ def chunks_of(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("chunk", [1, 7, M, 1000])
+@pytest.mark.parametrize("fused", [False, True])
 def test_values_and_gradients_are_those_of_log_softmax(
-    chunk: int, bias: bool, temperature: float, monkeypatch: pytest.MonkeyPatch
+    fused: bool, chunk: int, bias: bool, temperature: float, monkeypatch: pytest.MonkeyPatch
 ):
+    def ours(*inputs: Any) -> tuple[Tensor, Tensor]:
+        return _TokenLogprobs.apply(*inputs, fused)  # type: ignore[no-untyped-call, no-any-return]
+
     chunks_of(chunk, monkeypatch)
+    # What is compiled is compared where there is a CUDA device; here, what is written.
+    monkeypatch.setattr(module, "compiled", lambda function: function)
     weights_M = torch.randn(M, generator=torch.Generator().manual_seed(1))
     results = []
-    for way in (plain, _TokenLogprobs.apply):
+    for way in (plain, ours):
         inputs = head(bias=bias, dtype=torch.float32)
         logprobs_M, entropy_M = way(*inputs, temperature)
         (logprobs_M * weights_M).sum().backward()

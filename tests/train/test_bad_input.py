@@ -18,6 +18,7 @@ from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.errors import CameleerError, DataError, ModelError, RecipeError, RunError
 from cameleer.recipe import Ladder, Model, Optim, Output, Recipe, Rollout, Runtime
+from cameleer.train.session import check_device
 from cameleer.verifiers.gsm8k import GSM8K
 
 GOOD = '{"question": "How many apples ?", "answer": "3 + 4 = 7 . #### 7"}\n'
@@ -227,6 +228,23 @@ def test_a_gpu_that_is_not_there_is_missed_before_anything_is_loaded(tmp_path: P
         "runtime.device is 'cuda', and torch finds no CUDA device here. Set --runtime.device cpu, "
         "or run where there is a GPU and a CUDA build of torch."
     )
+
+
+def test_a_gpu_without_a_c_compiler_is_told_where_kernels_would_be_fused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = tiny_llama(tmp_path / "model")
+    bfloat16 = Model(source=str(model), dtype="bfloat16")
+    recipe = sft(model, tmp_path, model=bfloat16, runtime=Runtime(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(RecipeError, match=r"neither gcc nor clang .* --runtime\.compile false"):
+        check_device(recipe)
+    check_device(replace(recipe, runtime=Runtime(device="cuda", compile=False)))
+    check_device(grpo(model, tmp_path, model=bfloat16, runtime=Runtime(device="cuda")))
+    monkeypatch.setenv("CC", "cc")
+    check_device(recipe)
 
 
 def test_a_verifier_that_workers_cannot_import_leaves_no_directory(model: Path, tmp_path: Path):

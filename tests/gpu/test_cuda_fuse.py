@@ -1,0 +1,80 @@
+"""Layers fused by torch.compile: the same numbers, compiled once, and not what the engine runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from test_cuda import Silent, batch_of, flash_llama
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from cameleer.batch import Batch
+from cameleer.models.fuse import fuse_layers, is_fused
+from cameleer.models.logprobs import forward_logprobs
+from cameleer.rollout.engine import Request, Sampling
+from cameleer.rollout.torch_engine import TorchEngine
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+LENGTHS = [5, 170, 2, 90, 33, 120]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_yet() -> None:
+    torch.compiler.reset()
+    counters.clear()
+
+
+def found(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, entropies, and the gradient of the first."""
+    model.zero_grad(set_to_none=True)
+    output = forward_logprobs(model, batch.to("cuda"), 0.7)
+    output.logprobs_N.sum().backward()
+    assert output.entropy_N is not None
+    gradients = [p.grad.float().flatten() for p in model.parameters() if p.grad is not None]
+    return output.logprobs_N.detach(), output.entropy_N, torch.cat(gradients)
+
+
+def test_fused_layers_give_the_values_and_gradients_of_float32():
+    batch = batch_of(LENGTHS)
+    fused = flash_llama().to("cuda", torch.bfloat16)
+    fuse_layers(fused)
+    assert is_fused(fused)
+    exact = found(flash_llama().to("cuda"), batch)
+    # bfloat16 has 8 bits: 2^-9 an operation, over three layers.
+    for one, other in zip(found(fused, batch), exact, strict=True):
+        assert float((one - other).norm() / other.norm()) < 2e-2
+
+
+def test_it_is_compiled_once_for_all_layers_and_lengths_and_kept_on_the_disk():
+    model = flash_llama().to("cuda", torch.bfloat16)
+    fuse_layers(model)
+    found(model, batch_of(LENGTHS))
+    compiled = counters["stats"]["unique_graphs"]
+    # One layer, and the two passes of the head.
+    assert compiled == 3
+    for lengths in ([7, 3], [200], [40] * 9, [2, 2, 301]):
+        found(model, batch_of(lengths))
+    assert counters["stats"]["unique_graphs"] == compiled
+    # A graph that makes tensors of its own on the CPU is not kept, and takes a minute every time.
+    assert not counters["aot_autograd"]["autograd_cache_bypass"]
+
+
+def test_the_engine_decodes_with_layers_that_are_not_fused():
+    requests = [Request(f"p:{i}", tuple(range(2, 5 + 3 * i))) for i in range(9)]
+
+    def answers(model: Any) -> list[tuple[int, ...]]:
+        engine = TorchEngine(model, Silent(), num_slots=16)
+        completions = engine.generate(requests, Sampling(max_tokens=24), seed=0, step=1)
+        return [completion.tokens for completion in completions]
+
+    plain, fused = (flash_llama().to("cuda", torch.bfloat16) for _ in range(2))
+    fuse_layers(fused)
+    found(fused, batch_of(LENGTHS))
+    compiled = counters["stats"]["unique_graphs"]
+    assert answers(fused) == answers(plain)
+    assert counters["stats"]["unique_graphs"] == compiled
