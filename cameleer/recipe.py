@@ -107,6 +107,10 @@ class Rollout:
     """A `RolloutEngine`, as ``module:class`` or ``file.py:CLASS``; see docs/add/engine.md."""
     max_staleness: int = 0
     """Steps that groups are collected ahead of their update. 0 is on-policy; Tulu 3.1 had 1."""
+    max_refills: int = 0
+    """Rounds of further prompts in the stead of groups whose rewards are all equal, until
+    `num_prompts` have contrast (DAPO's dynamic sampling). The algorithm has to leave such groups
+    out."""
 
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -489,6 +493,19 @@ def _problems(recipe: Recipe) -> typing.Iterator[str]:
         yield "rollout.num_prompts, num_slots and max_tokens have to be 1 or more."
     if rollout.max_staleness < 0:
         yield f"rollout.max_staleness is {rollout.max_staleness}; it counts steps, from 0."
+    if rollout.max_refills < 0:
+        yield f"rollout.max_refills is {rollout.max_refills}; it counts rounds, from 0."
+    elif rollout.max_refills and not getattr(algorithm, "drop_equal_groups", False):
+        yield (
+            f"rollout.max_refills is {rollout.max_refills}, and {type(algorithm).__name__} would "
+            "learn from the groups that were to be replaced. Set algorithm.drop_equal_groups, "
+            "which GRPO has, or max_refills=0."
+        )
+    elif rollout.max_refills and recipe.reward_model:
+        yield (
+            f"rollout.max_refills is {rollout.max_refills}, and a `reward_model` gives no two "
+            "answers the same reward: there would be nothing to replace. Set max_refills=0."
+        )
     num_sequences = rollout.num_prompts * rollout.group_size
     if recipe.split == "sequence" and recipe.num_minibatches > num_sequences:
         yield (

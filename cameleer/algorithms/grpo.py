@@ -5,8 +5,8 @@ is how far its reward lies above the mean of its group. There is no value model.
 
 The relatives are options, named by what they change. `normalize` is a field of the recipe:
 
-    DAPO (arXiv:2503.14476)        clip_eps_high=0.28, drop_equal_groups=True, beta=0, without its
-                                   refill of the batch and its penalty by length
+    DAPO (arXiv:2503.14476)        clip_eps_high=0.28, drop_equal_groups=True, beta=0, and a
+                                   `Rollout` with max_refills; without its penalty by length
     Dr. GRPO (arXiv:2503.20783)    scale_by_std=False, beta=0; normalize="constant(L)"
     GSPO (arXiv:2507.18071)        ratio="sequence", clip_eps=3e-4, clip_eps_high=4e-4;
                                    normalize="sequence"
@@ -58,7 +58,7 @@ class GRPO:
     """Then shift and scale advantages to mean 0 and variance 1 over the step's learned tokens."""
     drop_equal_groups: bool = False
     """Leave groups whose rewards are all equal out of the KL and of what `normalize` divides by.
-    Nothing is sampled in their stead."""
+    Others are sampled in their stead where the recipe's rollout has `max_refills`."""
     drop_truncated: bool = False
     """Leave completions that met their limit of tokens out likewise (DAPO's overlong filtering).
     Their rewards count in their group's mean."""

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from cameleer.batch import Batch
@@ -74,6 +75,15 @@ def collect(
     ]
     shares = ranks.gather(groups)
     return [shares[i % len(shares)][i // len(shares)] for i in range(len(prompts))]
+
+
+def has_contrast(group: Group, reward: Reward) -> bool:
+    """True where siblings that reached a verdict differ in reward."""
+    weights = tuple(check.weight for check in group.prompt.checks)
+    members = zip(group.completions, group.scores, strict=True)
+    rewards = (reward.of(completion, verdicts, weights) for completion, verdicts in members)
+    # In the precision that the algorithm compares them in.
+    return len({np.float32(value) for value in rewards if value is not None}) > 1
 
 
 def assemble(groups: Sequence[Group], reward: Reward) -> Batch:

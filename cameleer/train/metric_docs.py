@@ -105,6 +105,14 @@ METRICS = (
         advice="The prompts are too hard for this policy: take easier ones, or imitate first.",
     ),
     Metric(
+        key="groups/refilled",
+        formula="groups sampled beyond rollout.num_prompts, in the stead of those without contrast",
+        unit="groups",
+        advice="Where rollout.max_refills allows it. Each costs a group's sampling: many are a "
+        "reason for other prompts. All groups, replaced ones too, are in reward/* and groups/*.",
+        elsewhere="verl `train/num_gen_batches`",
+    ),
+    Metric(
         key="length/mean",
         formula="mean tokens of a completion; in imitation, of an example with its prompt",
         unit="tokens",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from cameleer.algorithms.normalize import Normalize
 from cameleer.batch import Batch
 from cameleer.data.prompts import order
 from cameleer.errors import TrainingError
-from cameleer.train.collect import Clock, assemble, collect
+from cameleer.train.collect import Clock, assemble, collect, has_contrast
 from cameleer.train.learner import Sums
 from cameleer.train.metrics import rollout_metrics
 from cameleer.train.run import Run
@@ -42,19 +43,35 @@ def train_online(run: Run) -> None:
 
 
 def collect_step(session: Session, step: int, clock: Clock) -> list[Group]:
-    """Sample and score the groups of a step with the policy of now."""
+    """Sample and score the groups of a step with the policy of now.
+
+    Groups without contrast stay among them, and those sampled in their stead come after.
+    """
     recipe, rollout = session.recipe, session.recipe.rollout
     assert rollout is not None
-    return collect(
-        session.engine,
-        session.pool,
-        step_prompts(session.prompts, rollout.num_prompts, recipe.seed, step),
-        session.sampling,
-        group_size=rollout.group_size,
-        seed=recipe.seed,
-        step=step,
-        clock=clock,
-    )
+
+    def groups_of(prompts: list[Prompt]) -> list[Group]:
+        return collect(
+            session.engine,
+            session.pool,
+            prompts,
+            session.sampling,
+            group_size=rollout.group_size,
+            seed=recipe.seed,
+            step=step,
+            clock=clock,
+        )
+
+    asked = step_prompts(session.prompts, rollout.num_prompts, recipe.seed, step)
+    groups = groups_of(asked)
+    others = other_prompts(session.prompts, asked, recipe.seed, step)
+    for _ in range(rollout.max_refills):
+        useful = sum(has_contrast(group, recipe.reward) for group in groups)
+        more = list(itertools.islice(others, rollout.num_prompts - useful))
+        if not more:
+            break
+        groups += groups_of(more)
+    return groups
 
 
 def execute(session: Session, step: int, groups: Sequence[Group], clock: Clock) -> dict[str, float]:
@@ -87,19 +104,23 @@ def execute(session: Session, step: int, groups: Sequence[Group], clock: Clock) 
             engine = session.compare_engine(step, groups, batch, version)
     batch = algorithm.advantages(batch)
     session.keep_rollouts(step, groups, batch)
+    learned = without_left_out(batch)
     normalize = Normalize.parse(recipe.normalize)
     with clock.phase("update"):
         for epoch in range(recipe.num_epochs):
             seed = _seed(recipe.seed, step, epoch)
-            parts = minibatches(batch, recipe.num_minibatches, recipe.split, seed)
+            parts = minibatches(learned, recipe.num_minibatches, recipe.split, seed)
             for part, minibatch in enumerate(parts):
                 weights_N = normalize.weights(minibatch, seed=seed + part)
                 logprobs_N = session.update(step, replace(minibatch, weights_N=weights_N), sums)
     if not needs_old:
-        batch = replace(batch, old_logprobs_N=logprobs_N)
-        engine = session.compare_engine(step, groups, batch, version)
+        learned = replace(learned, old_logprobs_N=logprobs_N)
+        engine = session.compare_engine(step, groups, learned, version)
     session.publish()
-    return {**rollout_metrics(groups, batch), **from_model, **sums.means(), **engine}
+    found = {**rollout_metrics(groups, batch), **from_model, **sums.means(), **engine}
+    if recipe.rollout and recipe.rollout.max_refills:
+        found["groups/refilled"] = len(groups) - recipe.rollout.num_prompts
+    return found
 
 
 def step_prompts(prompts: tuple[Prompt, ...], count: int, seed: int, step: int) -> list[Prompt]:
@@ -107,8 +128,27 @@ def step_prompts(prompts: tuple[Prompt, ...], count: int, seed: int, step: int) 
     return [prompts[i] for i in order(len(prompts), seed, (step - 1) * count, count)]
 
 
+def other_prompts(
+    prompts: tuple[Prompt, ...], asked: Sequence[Prompt], seed: int, step: int
+) -> Iterator[Prompt]:
+    """All prompts that a step has not asked, in an order of the step's own."""
+    known = {prompt.id for prompt in asked}
+    for i in order(len(prompts), _seed(seed, step, epoch=0), 0, len(prompts)):
+        if prompts[i].id not in known:
+            yield prompts[i]
+
+
+def without_left_out(batch: Batch) -> Batch:
+    """Without what the algorithm leaves out, unless that is everything: nobody computes it."""
+    if batch.left_out_B is None or batch.left_out_B.all():
+        return batch
+    kept = batch.select((~batch.left_out_B).nonzero().squeeze(1))
+    assert kept.group_B is not None
+    return replace(kept, group_B=kept.group_B.unique(return_inverse=True)[1])
+
+
 def minibatches(batch: Batch, count: int, split: str, seed: int) -> Iterator[Batch]:
-    """The batch in `count` parts of like size, drawn by the seed.
+    """The batch in `count` parts of like size, or as many as it can give, drawn by the seed.
 
     Args:
         split: "group" keeps siblings together; "sequence" permutes all sequences, as the published
@@ -121,14 +161,16 @@ def minibatches(batch: Batch, count: int, split: str, seed: int) -> Iterator[Bat
     if split == "sequence":
         order_B = torch.randperm(batch.num_sequences, generator=generator)
         for rows in order_B.tensor_split(count):
-            yield batch.select(rows)
+            if len(rows):
+                yield batch.select(rows)
         return
     assert batch.group_B is not None
     order_P = torch.randperm(int(batch.group_B.max()) + 1, generator=generator)
     for members in order_P.tensor_split(count):
-        yield batch.select(torch.isin(batch.group_B, members).nonzero().squeeze(1))
+        if len(members):
+            yield batch.select(torch.isin(batch.group_B, members).nonzero().squeeze(1))
 
 
 def _seed(seed: int, step: int, epoch: int) -> int:
     """Distinct for every pass; minibatches within one add their number."""
-    return (seed * 1_000_003 + step) * 1_009 + epoch * 97
+    return ((seed * 1_000_003 + step) * 1_009 + epoch * 97) % (1 << 63)

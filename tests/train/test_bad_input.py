@@ -14,10 +14,20 @@ import pytest
 import torch
 from fakes import grpo, sft, tiny_llama
 
+from cameleer.algorithms.grpo import GRPO
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.errors import CameleerError, DataError, ModelError, RecipeError, RunError
-from cameleer.recipe import Ladder, Model, Optim, Output, Recipe, Rollout, Runtime
+from cameleer.recipe import (
+    Ladder,
+    Model,
+    Optim,
+    Output,
+    Recipe,
+    RewardTerm,
+    Rollout,
+    Runtime,
+)
 from cameleer.train.session import check_device
 from cameleer.verifiers.gsm8k import GSM8K
 
@@ -92,6 +102,22 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest(model: Path, tmp_pat
             {"rollout": Rollout(num_prompts=4, group_size=1, max_tokens=8)},
             "GRPO compares completions of the same prompt, and rollout.group_size is 1. Set it to "
             "2 or more (Tulu 3.1 used 16), or use PPO.",
+        ),
+        (
+            {"rollout": Rollout(num_prompts=4, group_size=4, max_tokens=8, max_refills=-1)},
+            "rollout.max_refills is -1; it counts rounds",
+        ),
+        (
+            {"rollout": Rollout(num_prompts=4, group_size=4, max_tokens=8, max_refills=2)},
+            "Set algorithm.drop_equal_groups, which GRPO has, or max_refills=0",
+        ),
+        (
+            {
+                "rollout": Rollout(num_prompts=4, group_size=4, max_tokens=8, max_refills=2),
+                "algorithm": GRPO(drop_equal_groups=True),
+                "reward_model": RewardTerm(source="no model"),
+            },
+            "there would be nothing to replace",
         ),
         (
             {"rollout": Rollout(num_prompts=4, group_size=4, max_tokens=8, temperature=0.0)},

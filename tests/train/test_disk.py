@@ -14,9 +14,11 @@ import pytest
 from fakes import grpo, sft
 from test_resume import assert_equal_to_the_bit, same_metrics
 
+from cameleer.algorithms.grpo import GRPO
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError
 from cameleer.files import locked, read_json, write_json
+from cameleer.recipe import Rollout
 from cameleer.train import checkpoint
 from cameleer.train.recorder import Recorder
 
@@ -160,10 +162,15 @@ def test_another_version_of_a_library_is_told(
     assert "and was 1.0 when the run started" in " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("staleness", [1, 2])
-def test_groups_collected_ahead_go_on_as_they_were(model: Path, tmp_path: Path, staleness: int):
-    recipe = grpo(model, tmp_path / "whole", num_steps=5)
-    rollout = replace(recipe.rollout, max_staleness=staleness)  # type: ignore[type-var]
+@pytest.mark.parametrize(("staleness", "refills"), [(1, 0), (2, 0), (1, 3)])
+def test_groups_collected_ahead_go_on_as_they_were(
+    model: Path, tmp_path: Path, staleness: int, refills: int
+):
+    algorithm = GRPO(beta=0.05, drop_equal_groups=bool(refills))
+    recipe = grpo(model, tmp_path / "whole", num_steps=5, algorithm=algorithm)
+    rollout = Rollout(
+        num_prompts=4, group_size=4, max_tokens=8, max_staleness=staleness, max_refills=refills
+    )
     recipe = replace(recipe, rollout=rollout)
     (whole,) = run(recipe)
     output = replace(recipe.output, directory=str(tmp_path / "parts"))

@@ -19,7 +19,13 @@ from cameleer.recipe import Optim, Reward, Rollout
 from cameleer.report.curve import read_metrics
 from cameleer.train import rollouts
 from cameleer.train.collect import assemble
-from cameleer.train.online import minibatches, step_prompts, train_online
+from cameleer.train.online import (
+    minibatches,
+    other_prompts,
+    step_prompts,
+    train_online,
+    without_left_out,
+)
 from cameleer.train.run import Run
 from cameleer.train.torch_learner import TorchLearner
 from cameleer.types import Score
@@ -242,3 +248,71 @@ def test_a_step_of_one_update_scores_nothing_and_comes_to_the_same(model: Path, 
     # The ratio of a policy to itself.
     assert line["policy/ratio"] == 1.0 and line["policy/clip_fraction"] == 0.0
     assert line["engine/logprob_difference_max"] < 1e-4
+
+
+REFILLED = {"algorithm": GRPO(beta=0.05, drop_equal_groups=True), "num_minibatches": 2}
+"""With two siblings, half of the groups of `Even` have no contrast."""
+
+
+def refilled(group_size: int = 2, **changes: int) -> Rollout:
+    return Rollout(num_prompts=4, group_size=group_size, max_tokens=8, **changes)
+
+
+def test_groups_without_contrast_are_sampled_anew_until_there_are_enough(
+    model: Path, tmp_path: Path
+):
+    recipe = grpo(model, tmp_path, reward=Reward(without_eos=None), **REFILLED)
+    (directory,) = run(replace(recipe, rollout=refilled(max_refills=20)))
+    lines = read_metrics(directory)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    for line in lines:
+        rows = pq.read_table(rollouts.path_of(directory, line["step"])).to_pylist()
+        advantages: dict[str, list[float]] = {}
+        for row in rows:
+            advantages.setdefault(row["prompt_id"], []).append(row["advantage"])
+        assert all(len(of_prompt) == 2 for of_prompt in advantages.values()), "none asked twice"
+        # Those in whose stead others came are still written down.
+        assert line["groups/refilled"] == len(advantages) - 4
+        assert sum(any(each) for each in advantages.values()) == 4
+        assert line["groups/zero_variance"] == 1 - 4 / len(advantages)
+    assert max(line["groups/refilled"] for line in lines) > 0
+
+
+def test_refills_end_where_no_group_has_contrast(model: Path, tmp_path: Path):
+    recipe = grpo(model, tmp_path, verifiers={"gsm8k": Says("nobody")}, num_steps=1, **REFILLED)
+    (directory,) = run(replace(recipe, rollout=refilled(max_refills=2)))
+    (line,) = read_metrics(directory)
+    assert line["groups/refilled"] == 2 * 4 and line["groups/zero_variance"] == 1
+    assert line["loss"] == 0
+    few = (replace(recipe.data[0], count=5),)
+    recipe = replace(recipe, data=few, output=replace(recipe.output, directory=str(tmp_path / "b")))
+    (directory,) = run(replace(recipe, rollout=refilled(max_refills=9)))
+    (line,) = read_metrics(directory)
+    assert line["groups/refilled"] == 1, "a step asks no prompt twice"
+
+
+def test_the_prompts_of_refills_are_all_others_in_an_order_of_the_step():
+    prompts = tuple(one_prompt(i) for i in range(30))
+    found = {
+        step: [p.id for p in other_prompts(prompts, prompts[3:7], seed=1, step=step)]
+        for step in (1, 2)
+    }
+    others = sorted(p.id for p in (*prompts[:3], *prompts[7:]))
+    assert sorted(found[1]) == sorted(found[2]) == others
+    assert found[1] != found[2]
+    assert found[1] == [p.id for p in other_prompts(prompts, prompts[3:7], seed=1, step=1)]
+
+
+def test_what_is_left_out_is_not_computed_and_groups_stay_together():
+    equal = [(completion(n), Score(1.0)) for n in (1, 2)]
+    unlike = [(completion(n), Score(float(n == 2))) for n in (1, 2)]
+    groups = [group(0, equal), group(1, unlike), group(2, equal), group(3, unlike)]
+    algorithm = GRPO(beta=0.0, drop_equal_groups=True)
+    batch = algorithm.advantages(assemble(groups, Reward()))
+    kept = without_left_out(batch)
+    assert kept.group_B is not None and kept.group_B.tolist() == [0, 0, 1, 1]
+    assert torch.equal(kept.tokens_N, batch.select(torch.tensor([2, 3, 6, 7])).tokens_N)
+    # A minibatch of nothing would be an update by momentum alone.
+    assert [part.num_sequences for part in minibatches(kept, 3, "group", seed=0)] == [2, 2]
+    nothing = algorithm.advantages(assemble([group(0, equal)], Reward()))
+    assert without_left_out(nothing) is nothing
