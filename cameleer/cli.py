@@ -240,7 +240,8 @@ def _add_eval_arguments(command: argparse.ArgumentParser) -> None:
 
 def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
     from cameleer.overrides import override
-    from cameleer.recipe import Ladder, load
+    from cameleer.recipe import Ladder
+    from cameleer.recipe_files import load
 
     recipe = override(load(reference), rest, prog=f"cameleer run {reference}")
     recipe.validate()
@@ -271,7 +272,7 @@ def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
 
 def _check(reference: str, rest: Sequence[str]) -> int:
     from cameleer.overrides import override
-    from cameleer.recipe import load
+    from cameleer.recipe_files import load
 
     recipe = override(load(reference), rest, prog=f"cameleer check {reference}")
     from cameleer.train.check import check
@@ -281,7 +282,7 @@ def _check(reference: str, rest: Sequence[str]) -> int:
 
 def _mix(reference: str, rest: Sequence[str]) -> int:
     from cameleer.overrides import override
-    from cameleer.recipe import load
+    from cameleer.recipe_files import load
 
     recipe = override(load(reference), rest, prog=f"cameleer data mix {reference}")
     from cameleer.curate.mix import mix
@@ -291,7 +292,8 @@ def _mix(reference: str, rest: Sequence[str]) -> int:
 
 def _replay(directory: Path, step: int, reference: str | None, rest: Sequence[str]) -> int:
     from cameleer.overrides import override
-    from cameleer.recipe import Ladder, Recipe, load
+    from cameleer.recipe import Ladder, Recipe
+    from cameleer.recipe_files import load
     from cameleer.train.ladder import placed_stages
     from cameleer.train.replay import replay, report
 
@@ -319,7 +321,7 @@ def _file_options(known: argparse.Namespace) -> bool:
 
 
 def _recipes() -> int:
-    from cameleer.recipe import named_recipes
+    from cameleer.recipe_files import named_recipes
 
     for name, function in named_recipes().items():
         purpose = (inspect.getdoc(function) or "").split("\n")[0]

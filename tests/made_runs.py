@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from fakes import grpo, sft
 
 from cameleer.files import checksums
-from cameleer.recipe import Recipe, to_json
+from cameleer.recipe import Recipe
+from cameleer.recipe_files import to_json
 from cameleer.train.rollouts import SCHEMA
 
 MANIFEST: dict[str, Any] = {

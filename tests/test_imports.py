@@ -21,7 +21,7 @@ ORDER = (
     ("rollout",),
     ("verifiers",),
     ("evals",),
-    ("recipe", "overrides"),
+    ("recipe", "recipe_checks", "recipe_files", "overrides"),
     ("train",),
     ("curate",),
     ("distributed",),
@@ -42,8 +42,10 @@ EXCEPTIONS = {
         "batch",
         "types",
         "errors",
-        "user_files",
+        "recipe_checks",
     },
+    "recipe_checks": {"recipe", "algorithms"},
+    "recipe_files": {"recipe", "data", "errors", "user_files"},
     "overrides": {"recipe", "errors"},
 }
 """Rooms that may import less than their place would allow."""
@@ -94,7 +96,7 @@ def allowed(room: str) -> set[str]:
     return before | ({"algorithms"} if place >= PLACE_OF_RECIPES else set())
 
 
-PLACE_OF_RECIPES = ORDER.index(("recipe", "overrides"))
+PLACE_OF_RECIPES = ORDER.index(("recipe", "recipe_checks", "recipe_files", "overrides"))
 
 
 def wrong_edges() -> Iterator[str]:

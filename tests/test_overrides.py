@@ -9,7 +9,8 @@ import pytest
 from fakes import grpo, sft
 
 from cameleer.overrides import leaves, override
-from cameleer.recipe import Ladder, Recipe, load, named_recipes
+from cameleer.recipe import Ladder, Recipe
+from cameleer.recipe_files import load, named_recipes
 
 
 def changed(recipe: Any, *arguments: str) -> Any:

@@ -10,7 +10,8 @@ import pytest
 from fakes import grpo, held_out, sft
 
 from cameleer.errors import RecipeError
-from cameleer.recipe import Ladder, Recipe, load, named_recipes, to_json
+from cameleer.recipe import Ladder, Recipe
+from cameleer.recipe_files import load, named_recipes, to_json
 from cameleer.verifiers.gsm8k import GSM8K
 from cameleer.verifiers.ifeval import IFEval
 

@@ -16,7 +16,8 @@ from fakes import grpo, held_out, read_rows
 from cameleer.data.sources import Source
 from cameleer.errors import CameleerError, DataError, RecipeError
 from cameleer.evals.suite import benchmarks
-from cameleer.recipe import Eval, Ladder, Model, RewardTerm, load, to_json
+from cameleer.recipe import Eval, Ladder, Model, RewardTerm
+from cameleer.recipe_files import load, to_json
 from cameleer.train.session import resolve
 from cameleer.user_files import call, find, import_file
 from cameleer.verifiers.gsm8k import GSM8K

@@ -24,7 +24,8 @@ from cameleer.models.load import (
     load_tokenizer,
     weights_hash,
 )
-from cameleer.recipe import Curate, Reward, to_json
+from cameleer.recipe import Curate, Reward
+from cameleer.recipe_files import to_json
 from cameleer.rollout.engine import RolloutEngine, Sampling, make_engine
 from cameleer.train import ranks, rollouts
 from cameleer.train.collect import Clock, assemble, collect

@@ -16,7 +16,8 @@ from cameleer.curate.stage import curate_stage
 from cameleer.errors import RunError
 from cameleer.files import make_directory, read_json, unwritable, write_json
 from cameleer.log import console
-from cameleer.recipe import Curate, Ladder, Recipe, to_json
+from cameleer.recipe import Curate, Ladder, Recipe
+from cameleer.recipe_files import to_json
 from cameleer.train import checkpoint, ranks
 from cameleer.train.console import warn
 from cameleer.train.ladder import notices, placed_stages

@@ -10,7 +10,8 @@ from typing import Any
 from cameleer.errors import RunError, TrainingError
 from cameleer.files import read_json, read_lines
 from cameleer.log import console
-from cameleer.recipe import Recipe, load
+from cameleer.recipe import Recipe
+from cameleer.recipe_files import load
 from cameleer.train import checkpoint, offline, online, rollouts
 from cameleer.train.collect import Clock
 from cameleer.train.run import refuse_changes

@@ -16,7 +16,8 @@ from cameleer.batch import Batch
 from cameleer.errors import RunError, TrainingError
 from cameleer.files import locked, make_directory, reached, read_json, unwritable, write_json
 from cameleer.log import console
-from cameleer.recipe import Recipe, to_json
+from cameleer.recipe import Recipe
+from cameleer.recipe_files import to_json
 from cameleer.rollout.engine import Request
 from cameleer.train import checkpoint, ranks, rollouts
 from cameleer.train.console import progress, step_line, tail, warn

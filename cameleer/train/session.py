@@ -40,7 +40,8 @@ from cameleer.models.load import (
 )
 from cameleer.models.lora import add_adapter
 from cameleer.models.tiny import cache_directory
-from cameleer.recipe import Curate, Model, Optim, Recipe, Rollout, to_json
+from cameleer.recipe import Curate, Model, Optim, Recipe, Rollout
+from cameleer.recipe_files import to_json
 from cameleer.rollout.engine import Sampling, make_engine
 from cameleer.train import ranks, rollouts
 from cameleer.train.guards import checkpoint_bytes, count_parameters, refuse_overlap

@@ -11,7 +11,8 @@ from fakes import ARITHMETIC, ONE_THREAD, tiny_llama
 
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
-from cameleer.recipe import Ladder, Output, Recipe, load
+from cameleer.recipe import Ladder, Output, Recipe
+from cameleer.recipe_files import load
 from cameleer.report.curve import read_metrics
 from cameleer.verifiers.gsm8k import GSM8K
 

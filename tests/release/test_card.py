@@ -15,7 +15,8 @@ from made_runs import made, made_evaluation, made_ladder
 
 from cameleer.algorithms.ppo import PPO
 from cameleer.data.sources import Source
-from cameleer.recipe import Model, Recipe, to_json
+from cameleer.recipe import Model, Recipe
+from cameleer.recipe_files import to_json
 from cameleer.recipes import tulu31_8b
 from cameleer.release.card import Released, card
 from cameleer.release.hyperparameters import hyperparameters

@@ -16,7 +16,7 @@ from made_runs import made, made_evaluation, made_ladder, stage
 
 from cameleer.cli import main
 from cameleer.errors import RunError
-from cameleer.recipe import to_json
+from cameleer.recipe_files import to_json
 from cameleer.report.html import page, write_report
 from cameleer.report.stages import read_tree
 

@@ -11,7 +11,7 @@ from made_runs import made, made_ladder
 
 from cameleer.data.sources import Source
 from cameleer.errors import RunError
-from cameleer.recipe import to_json
+from cameleer.recipe_files import to_json
 from cameleer.report.stages import ancestors, flat, read_tree
 
 

@@ -27,17 +27,8 @@ from cameleer.models.heads import load_scorer
 from cameleer.models.load import load_model, weights_hash
 from cameleer.models.logprobs import forward_logprobs
 from cameleer.overrides import override
-from cameleer.recipe import (
-    Curate,
-    Ladder,
-    LoRA,
-    Model,
-    Recipe,
-    RewardTerm,
-    Rollout,
-    load,
-    to_json,
-)
+from cameleer.recipe import Curate, Ladder, LoRA, Model, Recipe, RewardTerm, Rollout
+from cameleer.recipe_files import load, to_json
 from cameleer.report.curve import read_metrics
 from cameleer.train.check import check
 from cameleer.train.parity import Parity

@@ -20,7 +20,8 @@ from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError
 from cameleer.files import read_json, write_json
-from cameleer.recipe import Ladder, Recipe, to_json
+from cameleer.recipe import Ladder, Recipe
+from cameleer.recipe_files import to_json
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 

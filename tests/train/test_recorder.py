@@ -17,7 +17,8 @@ from cameleer.cli import main
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError, TrainingError
 from cameleer.files import read_json
-from cameleer.recipe import Source, load
+from cameleer.recipe import Source
+from cameleer.recipe_files import load
 from cameleer.report.curve import read_metrics
 from cameleer.train.recorder import Recorder
 from cameleer.verifiers.gsm8k import GSM8K

@@ -19,7 +19,8 @@ from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError, TrainingError
 from cameleer.files import read_json, write_json
-from cameleer.recipe import LoRA, Model, Optim, Recipe, Runtime, to_json
+from cameleer.recipe import LoRA, Model, Optim, Recipe, Runtime
+from cameleer.recipe_files import to_json
 from cameleer.report.curve import read_metrics
 
 

@@ -1,0 +1,200 @@
+"""What is wrong with a recipe by itself, without looking at model or data: one sentence each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from cameleer.algorithms.normalize import Normalize
+
+if TYPE_CHECKING:
+    from cameleer.recipe import Curate, LoRA, Recipe
+
+
+def recipe_problems(recipe: Recipe) -> Iterator[str]:
+    try:
+        Normalize.parse(recipe.normalize)
+    except ValueError as error:
+        yield str(error)
+    rollout = recipe.rollout
+    for name in _not_numbers(recipe):
+        yield f"{name} is not a number (NaN). Give it a value."
+    algorithm = recipe.algorithm
+    if "value" in algorithm.needs and recipe.value_model is None:
+        yield (
+            f"{type(algorithm).__name__} needs a value model, and the recipe has no `value_model`. "
+            "Name what it starts from: a reward model's checkpoint, or the policy's."
+        )
+    if recipe.value_model and "value" not in algorithm.needs:
+        yield f"{type(algorithm).__name__} has no use for the recipe's `value_model`. Remove it."
+    if recipe.value_optim and not recipe.value_model:
+        yield "The recipe has a `value_optim` and no `value_model`. Remove it, or add the model."
+    for name, model in (("model", recipe.model), ("value_model", recipe.value_model)):
+        if model and model.lora:
+            yield from _lora_problems(model.lora, f"{name}.lora")
+    if algorithm.trains == "reward_model" and recipe.evals:
+        yield "A reward model answers no benchmark. Remove `evals`; `heldout` takes pairs."
+    dual_clip: float | None = getattr(algorithm, "dual_clip", None)
+    if dual_clip is not None:
+        high: float | None = getattr(algorithm, "clip_eps_high", None)
+        high = getattr(algorithm, "clip_eps", 0.0) if high is None else high
+        if dual_clip <= 1 + high:
+            yield (
+                f"algorithm.dual_clip is {dual_clip}, and ratios are held below {1 + high:g} "
+                "anyway. Set it above that, or to None."
+            )
+    if recipe.reward_model and rollout is None:
+        yield "The recipe has a `reward_model` and no `rollout` to reward. Remove one of the two."
+    if not 0 <= recipe.seed < 1 << 63:
+        yield f"seed is {recipe.seed}; give a whole number from 0 on."
+    for source in (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ())):
+        yield from source.problems()
+    if not recipe.data:
+        yield "The recipe has no `data`. Name at least one Source."
+    if recipe.num_steps < 1:
+        yield f"num_steps is {recipe.num_steps}, so nothing would be trained. Set it to 1 or more."
+    if "/" in recipe.name or not recipe.name.strip():
+        yield f"name is {recipe.name!r}, and has to be usable as a directory's name."
+    if not 0 < recipe.optim.learning_rate < math.inf:
+        yield f"optim.learning_rate is {recipe.optim.learning_rate}; it has to be above 0."
+    for name in ("num_threads", "micro_batch_tokens", "num_verifier_workers"):
+        if getattr(recipe.runtime, name) < 1:
+            yield f"runtime.{name} is {getattr(recipe.runtime, name)}; it has to be 1 or more."
+    if recipe.num_minibatches < 1 or recipe.num_epochs < 1:
+        yield (
+            f"num_minibatches is {recipe.num_minibatches} and num_epochs {recipe.num_epochs}; "
+            "both have to be 1 or more."
+        )
+    if min(recipe.output.save_every, recipe.output.log_every) < 1:
+        yield "output.save_every and output.log_every count steps, and have to be 1 or more."
+    if recipe.optim.warmup_steps < 0:
+        yield f"optim.warmup_steps is {recipe.optim.warmup_steps}; it counts updates, from 0."
+    if recipe.optim.max_grad_norm <= 0:
+        yield (
+            f"optim.max_grad_norm is {recipe.optim.max_grad_norm}, which would scale every "
+            "gradient to nothing. Set it above 0; a large number never clips."
+        )
+    if recipe.output.keep_last < 0:
+        yield f"output.keep_last is {recipe.output.keep_last}; it has to be 0 (all) or more."
+    if recipe.heldout and recipe.heldout.num_prompts < 1:
+        yield f"heldout.num_prompts is {recipe.heldout.num_prompts}; it has to be 1 or more."
+    if recipe.heldout and recipe.heldout.temperature < 0:
+        yield f"heldout.temperature is {recipe.heldout.temperature}; 0 is greedy, the least."
+    if recipe.evals and (recipe.evals.every < 0 or not recipe.evals.benchmarks):
+        yield (
+            f"evals.every is {recipe.evals.every} and evals.benchmarks names "
+            f"{len(recipe.evals.benchmarks)}: steps count from 0, and one benchmark is the least."
+        )
+    if recipe.evals and recipe.evals.floors and not recipe.evals.at_start:
+        yield "evals.floors are shares of the score at the start, and evals.at_start is False."
+    if rollout is None:
+        if recipe.num_minibatches > 1 or recipe.num_epochs > 1:
+            yield (
+                f"num_minibatches is {recipe.num_minibatches} and num_epochs {recipe.num_epochs}, "
+                "which divide and repeat rollouts, and the recipe has no `rollout`. Set both to 1: "
+                "imitation takes one update a step, on batch_size examples."
+            )
+        if recipe.batch_size < 1:
+            yield (
+                "The recipe has neither `rollout` (reinforcement learning) nor a `batch_size` "
+                "(imitation). Set one of them."
+            )
+        if recipe.algorithm.learns_from == "rollouts":
+            yield (
+                f"{type(recipe.algorithm).__name__} compares completions that the policy sampled, "
+                "and the recipe has no `rollout`. Add Rollout(num_prompts=…, group_size=…)."
+            )
+        return
+    if recipe.algorithm.learns_from != "rollouts":
+        yield (
+            f"{type(recipe.algorithm).__name__} learns from {recipe.algorithm.learns_from}, and "
+            "the recipe has a `rollout`. Remove it, and set batch_size instead."
+        )
+    compares = "value" not in algorithm.needs and getattr(algorithm, "baseline", "none") != "none"
+    if rollout.group_size < 2 and compares:
+        yield (
+            "GRPO compares completions of the same prompt, and rollout.group_size is "
+            f"{rollout.group_size}. Set it to 2 or more (Tulu 3.1 used 16), or use PPO."
+        )
+    if rollout.temperature <= 0 or not math.isfinite(rollout.temperature):
+        yield (
+            f"rollout.temperature is {rollout.temperature}: all siblings would be equal, and "
+            "log-probabilities undefined. Set it above 0 (Tulu 3.1 used 1)."
+        )
+    if rollout.num_slots < 1 or rollout.max_tokens < 1 or rollout.num_prompts < 1:
+        yield "rollout.num_prompts, num_slots and max_tokens have to be 1 or more."
+    if rollout.max_staleness < 0:
+        yield f"rollout.max_staleness is {rollout.max_staleness}; it counts steps, from 0."
+    if rollout.max_refills < 0:
+        yield f"rollout.max_refills is {rollout.max_refills}; it counts rounds, from 0."
+    elif rollout.max_refills and not getattr(algorithm, "drop_equal_groups", False):
+        yield (
+            f"rollout.max_refills is {rollout.max_refills}, and {type(algorithm).__name__} would "
+            "learn from the groups that were to be replaced. Set algorithm.drop_equal_groups, "
+            "which GRPO has, or max_refills=0."
+        )
+    elif rollout.max_refills and recipe.reward_model:
+        yield (
+            f"rollout.max_refills is {rollout.max_refills}, and a `reward_model` gives no two "
+            "answers the same reward: there would be nothing to replace. Set max_refills=0."
+        )
+    num_sequences = rollout.num_prompts * rollout.group_size
+    if recipe.split == "sequence" and recipe.num_minibatches > num_sequences:
+        yield (
+            f"num_minibatches is {recipe.num_minibatches}, but a step has only {num_sequences} "
+            "completions to divide. Lower it."
+        )
+    if recipe.split == "group" and recipe.num_minibatches > rollout.num_prompts:
+        yield (
+            f"num_minibatches is {recipe.num_minibatches}, but a step has only "
+            f"{rollout.num_prompts} groups to divide. Lower it, or set split='sequence'."
+        )
+    if not recipe.verifiers:
+        yield "The recipe has no `verifiers`, so no completion could be scored. Add one."
+
+
+def curate_problems(stage: Curate) -> Iterator[str]:
+    for name in _not_numbers(stage):
+        yield f"{name} is not a number (NaN). Give it a value."
+    if stage.rollout.group_size < 2:
+        yield f"rollout.group_size is {stage.rollout.group_size}; a pair takes 2 answers or more."
+    if stage.rollout.temperature <= 0:
+        yield (
+            f"rollout.temperature is {stage.rollout.temperature}: all answers would be equal. Set "
+            "it above 0."
+        )
+    if min(stage.rollout.num_prompts, stage.rollout.num_slots, stage.rollout.max_tokens) < 1:
+        yield "rollout.num_prompts, num_slots and max_tokens have to be 1 or more."
+    if not stage.data:
+        yield "The stage has no `data`. Name at least one Source of questions."
+    if not stage.verifiers and not stage.reward_model:
+        yield "The stage has neither `verifiers` nor a `reward_model`, which rate the answers."
+    if stage.model.lora:
+        yield "A Curate stage trains nothing. Remove `lora` from its `model`."
+
+
+def _lora_problems(lora: LoRA, name: str) -> Iterator[str]:
+    if lora.rank < 1:
+        yield f"{name}.rank is {lora.rank}; it has to be 1 or more (16 is common), or lora None."
+    if not 0 < lora.alpha < math.inf:
+        yield f"{name}.alpha is {lora.alpha}, which scales the updates; it has to be above 0."
+    if lora.targets != "all-linear" and (isinstance(lora.targets, str) or not lora.targets):
+        yield (
+            f"{name}.targets is {lora.targets!r}. Set it to 'all-linear', or to the names of one "
+            "layer or more, such as ('q_proj', 'v_proj')."
+        )
+
+
+def _not_numbers(value: Any, path: str = "") -> Iterator[str]:
+    """Fields that hold NaN, which passes every comparison that would refuse it."""
+    if isinstance(value, float) and math.isnan(value):
+        yield path
+    if dataclasses.is_dataclass(value):
+        for field_ in dataclasses.fields(value):
+            below = f"{path}.{field_.name}" if path else field_.name
+            yield from _not_numbers(getattr(value, field_.name), below)
+    elif isinstance(value, tuple):
+        for number, item in enumerate(value):
+            yield from _not_numbers(item, f"{path}.{number}")
