@@ -16,6 +16,7 @@ from cameleer.errors import ModelError, RecipeError
 from cameleer.evals.base import Instance, cut_at_stop
 from cameleer.evals.model import Answer, Question, num_shared, unpredicted
 from cameleer.log import quiet_libraries
+from cameleer.models.heads import fit_to_tokenizer
 from cameleer.models.load import (
     check_vocabulary,
     load_config,
@@ -84,6 +85,8 @@ class InProcess:
             "device": device,
             "template": tokenizer.chat_template or "",
         }
+        # In training nobody samples the padding that was added for it; nor does anybody here.
+        fit_to_tokenizer(model, tokenizer)
         return cls(model, tokenizer, name=source, identity=identity, num_slots=num_slots)
 
     def identity(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from cameleer.evals.model import Answer, Model, Question
 from cameleer.evals.runner import evaluate
 from cameleer.evals.store import read_rows
 from cameleer.log import quiet_libraries
+from cameleer.models.heads import fit_to_tokenizer
 
 CHAT = Instance("sums:0", ({"role": "user", "content": "Ida has 3 pens"},), "6", prefix="Ida has")
 PLAIN = Instance("sums:1", "Leo buys 1", "6", choices=(" more", " pens and 2 nuts", "3", " ."))
@@ -185,3 +186,21 @@ def test_a_context_too_short_for_the_template_is_refused(tmp_path: Path):
     model = InProcess.load(str(small), dtype="float32", device="cpu")
     with pytest.raises(ModelError, match=r"made for 11 tokens, and the prompt of sums:0 has 11"):
         evaluate(model, [SUMS], tmp_path / "out", data=write_sums(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_padding_that_training_added_has_no_probability(tmp_path: Path, sign: int):
+    source = tiny_llama(tmp_path / "tiny")
+    with quiet_libraries():
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        trained = AutoModelForCausalLM.from_pretrained(source)
+    tokenizer.add_special_tokens({"pad_token": "<padding>"})
+    fit_to_tokenizer(trained, tokenizer)
+    with torch.no_grad():
+        # With one of the signs it would be all that is ever said.
+        trained.get_output_embeddings().weight[tokenizer.pad_token_id :] = sign * 1e3
+    trained.save_pretrained(tmp_path / "trained")
+    tokenizer.save_pretrained(tmp_path / "trained")
+    loaded = InProcess.load(str(tmp_path / "trained"), dtype="float32", device="cpu", num_slots=3)
+    (choices,) = loglikelihoods(loaded, PLAIN)
+    assert min(choices) > -40
