@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,6 +42,6 @@ def unfused() -> contextlib.AbstractContextManager[object]:
     return eager
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
     """What transformers lets be recomputed one by one: the layers of its decoders."""
-    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    return (module for module in model.modules() if isinstance(module, GradientCheckpointingLayer))
