@@ -38,6 +38,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer: Callable[[Asked, int], Reply] = lambda asked, nth: said(asked, "yes")
         self.models = Reply({"data": [{"id": "m", "root": "org/m", "max_model_len": 100}]})
+        self.num_lists = 0
+        """How often it was asked for its models."""
         self.asked: list[Asked] = []
         self.most_at_once = 0
         self.at_once = 0
@@ -61,6 +63,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert self.path == "/v1/models"
+        self.server.num_lists += 1
         self.give(self.server.models)
 
     def do_POST(self) -> None:
