@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_endpoint import Server
 
 from cameleer.log import quiet_libraries
 from cameleer.models.tiny import save_tiny_llama
@@ -41,6 +43,18 @@ def own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     for name, module in list(sys.modules.items()):
         if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}/"):
             del sys.modules[name]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An endpoint without a key, whose answers a test scripts."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with Server() as server:
+        # A short poll, so that shutting down takes no time.
+        threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

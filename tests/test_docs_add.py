@@ -137,6 +137,15 @@ def test_a_truth_that_the_verifier_of_the_page_cannot_read_is_told_before_traini
     assert "rows.jsonl:1, gsm8k: 'two' (it is no whole number)" in said(capsys)
 
 
+def test_the_judge_of_the_page_is_made_without_its_server():
+    page = (PAGES / "verifier.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from .*?)```", page, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    judge = found["verifiers"]["quality"]
+    assert (judge.lowest, judge.highest, judge.reads_question) == (1, 10, True)
+
+
 def test_the_data_set_of_the_page_teaches(capsys: pytest.CaptureFixture[str]):
     assert written("dataset") == ["my_data.py"]
     assert main(["check", "my_data.py:recipe"]) == 0

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cameleer"
 
 ORDER = (
     ("errors", "types"),
-    ("log", "files", "user_files"),
+    ("log", "files", "user_files", "endpoint_client"),
     ("batch",),
     ("data",),
     ("models",),
@@ -56,6 +56,7 @@ NO_TORCH = {
     "log",
     "files",
     "user_files",
+    "endpoint_client",
     "data",
     "verifiers",
     "report",

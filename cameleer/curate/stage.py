@@ -29,6 +29,7 @@ from cameleer.recipe_files import to_json
 from cameleer.rollout.engine import RolloutEngine, Sampling, make_engine
 from cameleer.train import ranks, rollouts
 from cameleer.train.collect import Clock, assemble, collect
+from cameleer.train.guards import refuse_undecided
 from cameleer.train.model_reward import ModelReward
 from cameleer.train.recorder import environment
 from cameleer.train.session import check_device, checked_prompts, fingerprint, resolve
@@ -99,6 +100,7 @@ def answered(stage: Curate, directory: Path | None = None) -> tuple[Curated, dic
     engine = make_engine(rollout.engine, model, tokenizer, num_slots=rollout.num_slots)
     workers = stage.runtime.num_verifier_workers
     with VerifierPool(dict(stage.verifiers), num_workers=workers) as pool:
+        refuse_undecided(pool, judges_only=True)
         for step, some in _parts(chosen):
             path = rollouts.path_of(directory, step) if directory else None
             groups = _collected(stage, engine, pool, some, step, path, clock)

@@ -18,7 +18,7 @@ from cameleer.data.mixture import Tally
 from cameleer.data.prepared import Rendered, prepare
 from cameleer.data.sources import Row, Source
 from cameleer.errors import DataError
-from cameleer.types import Check, Prompt
+from cameleer.types import Check, Message, Prompt
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -228,6 +228,8 @@ def check_truths(
 ) -> Prompts:
     """The prompts whose ground truths can be read, where their sources may skip the others.
 
+    Their truths are as their verifiers read them (`truth_for`).
+
     Raises DataError for a truth of another source, and for a verifier that nobody knows.
     """
     prompts = found.prompts
@@ -243,11 +245,13 @@ def check_truths(
     unreadable = {}
     for prompt in prompts:
         for check in prompt.checks:
-            problem = verifiers[check.verifier].validate(check.truth)
+            verifier = verifiers[check.verifier]
+            problem = verifier.validate(truth_for(verifier, prompt.messages, check.truth))
             if problem:
                 unreadable[prompt.id] = (prompt, check, problem)
+    left = tuple(_as_read(prompt, verifiers) for prompt in prompts if prompt.id not in unreadable)
     if not unreadable:
-        return found
+        return replace(found, prompts=left)
     fatal = [
         bad for name, bad in unreadable.items()
         if sources[found.places[name][0]].bad_rows == "error"
@@ -266,8 +270,27 @@ def check_truths(
         tally.kept -= 1
         tally.tokens -= len(prompt.tokens)
         tally.drop(f"a ground truth that {check.verifier} cannot read")
-    left = tuple(prompt for prompt in prompts if prompt.id not in unreadable)
     return replace(found, prompts=left, sources=tuple(tallies))
+
+
+def truth_for(verifier: Any, messages: Sequence[Message], truth: Any) -> Any:
+    """A row's ground truth, with the question where the verifier reads that.
+
+    The question of one turn is its text; of several it is all of them, each after its role.
+    """
+    if not getattr(verifier, "reads_question", False):
+        return truth
+    turns = [f"{message['role']}: {message['content']}" for message in messages]
+    question = "\n\n".join(turns) if len(messages) != 1 else messages[0]["content"]
+    return {"question": question, "reference": truth}
+
+
+def _as_read(prompt: Prompt, verifiers: Mapping[str, Any]) -> Prompt:
+    checks = tuple(
+        replace(check, truth=truth_for(verifiers[check.verifier], prompt.messages, check.truth))
+        for check in prompt.checks
+    )
+    return replace(prompt, checks=checks)
 
 
 @functools.lru_cache(maxsize=4)

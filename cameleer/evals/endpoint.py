@@ -8,9 +8,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cameleer.endpoint_client import JSON, Client, Request
 from cameleer.errors import ModelError
 from cameleer.evals.base import Instance, cut_at_stop
-from cameleer.evals.client import JSON, Client, Request
 from cameleer.evals.model import Answer, Question, num_shared, unpredicted
 from cameleer.types import FinishReason
 

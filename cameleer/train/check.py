@@ -15,7 +15,7 @@ from cameleer.data.sources import Source, is_local
 from cameleer.errors import CameleerError
 from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Curate, Ladder, Recipe
-from cameleer.train.guards import notices, refuse_full_disk, refuse_output
+from cameleer.train.guards import notices, refuse_full_disk, refuse_output, refuse_undecided
 from cameleer.train.ladder import from_the_start, placed_stages
 from cameleer.train.ladder import notices as ladder_notices
 
@@ -96,13 +96,7 @@ def _verifiers(recipe: Recipe | Curate) -> str:
     if not recipe.verifiers:
         return "none"
     with VerifierPool(recipe.verifiers, num_workers=1) as pool:
-        scores = pool.score_all([(name, "", "") for name in recipe.verifiers])
-    for name, score in zip(recipe.verifiers, scores, strict=True):
-        if score.status == "undecided":
-            raise CameleerError(
-                f"The verifier '{name}' fails on an empty answer ({score.reason}). Every verifier "
-                "has to reach a verdict on any text."
-            )
+        refuse_undecided(pool)
     return ", ".join(sorted(recipe.verifiers))
 
 

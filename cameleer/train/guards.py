@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cameleer.data.prompts import Example, Examples, Prompts
-from cameleer.errors import DataError, ModelError, RunError
+from cameleer.data.prompts import Example, Examples, Prompts, truth_for
+from cameleer.errors import DataError, ModelError, RecipeError, RunError
 from cameleer.recipe import Model, Recipe
-from cameleer.types import Prompt
+from cameleer.types import Message, Prompt
+from cameleer.verifiers.isolate import VerifierPool
 
 
 def refuse_overlap(
@@ -82,6 +83,29 @@ def refuse_full_disk(recipe: Recipe, one: int, *, resume: bool = False) -> None:
             f"{_gigabytes(one)} (weights, moments of AdamW), and {_gigabytes(free)} are free. Free "
             "some, set output.directory to a larger disk, or lower output.keep_last."
         )
+
+
+def refuse_undecided(pool: VerifierPool, *, judges_only: bool = False) -> None:
+    """Raises RecipeError for a verifier of a pool that reaches no verdict on an empty answer.
+
+    Args:
+        judges_only: Ask those that read the question. They may hang on a server, and a run sees
+            that it is up before it samples a step.
+    """
+    tasks = [(name, "", truth_for(each, _TRIAL, "")) for name, each in pool.verifiers.items()]
+    if judges_only:
+        tasks = [task for task in tasks if task[2]]
+    for (name, _, truth), score in zip(tasks, pool.score_all(tasks), strict=True):
+        if score.status == "undecided":
+            mend = "Every verifier has to reach a verdict on any text."
+            if truth:
+                mend = "A judge has to be up, and to end with a score as its prompt asks."
+            raise RecipeError(
+                f"The verifier '{name}' fails on an empty answer ({score.reason}). {mend}"
+            )
+
+
+_TRIAL: tuple[Message, ...] = ({"role": "user", "content": "What is 2 + 3?"},)
 
 
 def checkpoint_bytes(model: Model, num_parameters: int, num_trained: int) -> int:

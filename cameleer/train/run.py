@@ -22,7 +22,7 @@ from cameleer.rollout.engine import Request
 from cameleer.train import checkpoint, ranks, rollouts
 from cameleer.train.console import progress, step_line, tail, warn
 from cameleer.train.evaluation import Evaluation, check_data
-from cameleer.train.guards import notices, refuse_full_disk, refuse_output
+from cameleer.train.guards import notices, refuse_full_disk, refuse_output, refuse_undecided
 from cameleer.train.heldout import heldout_accuracy, ranking_accuracy
 from cameleer.train.learner import Sums
 from cameleer.train.parity import Gap, Parity
@@ -116,6 +116,8 @@ class Run(Session):
                     opening.enter_context(locked(directory))
                 ranks.barrier()
                 self._resume()
+            if self.first_step <= self.recipe.num_steps:
+                refuse_undecided(self.pool, judges_only=True)
             self._probe()
             gap = self._compare()
             ranks.barrier()

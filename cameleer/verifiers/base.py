@@ -1,4 +1,4 @@
-"""What a verifier is: a pure function from a completion's text and a ground truth to a verdict."""
+"""What a verifier is: a function from a completion's text and a ground truth to a verdict."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ class Verifier(Protocol):
 
     An implementation is a frozen dataclass at the top level of a module, so that it can be pickled,
     and a pure function of its arguments: no clock, no randomness, no state, no import of torch. It
-    then gives the same verdict in-process and in a `VerifierPool`.
+    then gives the same verdict in-process and in a `VerifierPool`. The exception is a model that is
+    asked for its opinion (`cameleer.verifiers.judge.Judge`).
 
-    Three attributes are optional:
+    Four attributes are optional:
 
     * ``isolated``, a class variable: False says that `score` needs time linear in the text, can
       neither hang nor crash, and may run in the process that trains. Without it, True is assumed.
+    * ``reads_question``, a class variable: True says that the truth it reads is the mapping
+      ``{"question": text, "reference": truth}`` of the prompt's text and the row's ground truth.
     * ``warm_up()``, called once in each worker before the limits apply: the place for slow imports.
     * ``check_installed()``, which raises RecipeError where a package it needs is absent. Verifiers
       that are constants of a module have it, since refusing to be made would break the import.

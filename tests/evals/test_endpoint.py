@@ -6,13 +6,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_endpoint import Asked, Handler, Reply, Server, failed, said
 
 from cameleer.errors import ModelError
 from cameleer.evals.base import Instance
@@ -20,115 +20,6 @@ from cameleer.evals.endpoint import Endpoint
 from cameleer.evals.model import Answer, Model, Question
 
 KEY = "sk-never-to-be-shown"
-
-
-@dataclass(frozen=True)
-class Asked:
-    path: str
-    body: dict[str, Any]
-    headers: dict[str, str]
-
-
-@dataclass
-class Reply:
-    body: Any
-    """JSON, or bytes to send as they are."""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    delay_s: float = 0.0
-    drop: bool = False
-    """Close the connection without a word."""
-
-
-class Server(ThreadingHTTPServer):
-    """Hands every POST to `answer`, with how often that body came before, and keeps it."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.answer: Callable[[Asked, int], Reply] = lambda asked, nth: said(asked, "yes")
-        self.models = Reply({"data": [{"id": "m", "root": "org/m", "max_model_len": 100}]})
-        self.asked: list[Asked] = []
-        self.most_at_once = 0
-        self.at_once = 0
-        self.lock = threading.Lock()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    @property
-    def prompts(self) -> list[Any]:
-        """What was asked for, in the order in which it came."""
-        return [a.body["prompt"] if "prompt" in a.body else a.body["messages"] for a in self.asked]
-
-    def handle_error(self, *_: object) -> None:
-        """A client that hangs up is part of the script."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        assert self.path == "/v1/models"
-        self.give(self.server.models)
-
-    def do_POST(self) -> None:
-        server = self.server
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = Asked(self.path, body, dict(self.headers))
-        with server.lock:
-            nth = sum(a.body == body for a in server.asked)
-            server.asked.append(asked)
-            server.at_once += 1
-            server.most_at_once = max(server.most_at_once, server.at_once)
-        reply = server.answer(asked, nth)
-        time.sleep(reply.delay_s)
-        with server.lock:
-            server.at_once -= 1
-        self.give(reply)
-
-    def give(self, reply: Reply) -> None:
-        if reply.drop:
-            return
-        raw = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
-        self.send_response(reply.status)
-        for name, value in {"Content-Length": str(len(raw)), **reply.headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    with Server() as server:
-        # A short poll, so that shutting down takes no time.
-        threading.Thread(target=server.serve_forever, args=(0.005,), daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def said(asked: Asked, text: str | None, reason: str | None = "stop", **choice: Any) -> Reply:
-    """A server's reply of the asked route's shape; prompts are counted in words."""
-    chat = asked.path.endswith("/chat/completions")
-    prompt = asked.body.get("prompt", "")
-    usage = {
-        "prompt_tokens": len(prompt.split() if isinstance(prompt, str) else prompt),
-        "completion_tokens": len((text or "").split()) + 1,
-    }
-    choice |= {"message": {"content": text}} if chat else {"text": text}
-    return Reply({"choices": [{"finish_reason": reason, **choice}], "usage": usage})
-
-
-def failed(status: int, message: str = "no", **headers: str) -> Reply:
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Reply({"error": {"message": message}}, status, names)
 
 
 def sums_of(model: Endpoint, instance: Instance) -> list[float]:
@@ -531,7 +422,7 @@ def test_an_answer_that_takes_too_long_is_asked_again(server: Server):
 
 
 def test_an_answer_that_trickles_for_ever_is_cut_off(server: Server):
-    def trickle(handler: _Handler, reply: Reply) -> None:
+    def trickle(handler: Handler, reply: Reply) -> None:
         handler.send_response(200)
         handler.end_headers()
         for _ in range(1000):
@@ -541,7 +432,7 @@ def test_an_answer_that_trickles_for_ever_is_cut_off(server: Server):
     model = endpoint(server, timeout_s=0.1, retries=0)
     began = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Handler, "give", trickle)
+        patch.setattr(Handler, "give", trickle)
         with pytest.raises(ModelError, match=r"gave no whole answer in 0.1 s \(attempt 1 of 1\)"):
             answers_of(model, [question(chat())])
     assert time.monotonic() - began < 5

@@ -52,7 +52,7 @@ class Client:
                 "An endpoint needs a concurrency of 1 or more, 0 or more retries and a positive "
                 f"timeout; these are {concurrency}, {retries} and {timeout_s:g} s."
             )
-        self.url, login = _split_login(url)
+        self.url, login = split_login(url)
         self.where = f"{model} at {self.url}"
         self._concurrency, self._timeout_s = concurrency, timeout_s
         self._retries, self._backoff_s = retries, backoff_s
@@ -231,7 +231,7 @@ def _read(response: Any, deadline: float) -> bytes:
     return bytes(raw)
 
 
-def _split_login(url: str) -> tuple[str, str]:
+def split_login(url: str) -> tuple[str, str]:
     """The base URL that may be shown, and its ``user:password``, or nothing."""
     shown = re.split("[?#]", url.rpartition("@")[2])[0]
     try:
