@@ -70,11 +70,12 @@ def conversation_tokens(
     """The ids of a conversation and which of them to train: what the assistant would sample.
 
     That is each assistant turn after its header, up to and with its end-of-sequence token; Tulu
-    3's rule. A token that joins the header's last characters with the answer's first, such as two
-    newlines, is not trained: nobody could sample it after the header.
+    3's rule. A token that joins the header's last characters with blanks of the answer's, such as
+    two newlines, is not trained: nobody could sample it after the header.
 
-    Raises ModelError where the template renders a conversation's beginning differently once it goes
-    on: any mask would be a guess. It is none where the header is the same and all of the answer
+    Raises ModelError where such a token holds more of the answer than blanks, and where the
+    template renders a conversation's beginning differently once it goes on: any mask would be a
+    guess. It is none where the header is the same and all of the answer
     stands between it and the next end-of-sequence token, as with templates that put marks of
     reasoning into the last turn only.
     """
@@ -106,12 +107,23 @@ def _length_in(ids: Sequence[int], before: Sequence[int], tokenizer: Any) -> int
 
     The beginning's own number, or where the last of its text is joined with what follows, the
     number with that token. None: the conversation begins with another text.
+
+    Raises ModelError where that token holds words that follow: an answer would lose them.
     """
     same = next((i for i, (a, b) in enumerate(zip(ids, before, strict=False)) if a != b), None)
     if same is None:
         return len(before) if len(ids) >= len(before) else None
     joined, rest = tokenizer.decode([ids[same]]), tokenizer.decode(before[same:])
-    return same + 1 if rest and joined != rest and joined.startswith(rest) else None
+    if not rest or joined == rest or not joined.startswith(rest):
+        return None
+    if joined.removeprefix(rest).strip():
+        raise ModelError(
+            f"This chat template's header of an assistant's turn ends in {rest!r}, which the "
+            f"tokenizer joins with an answer's first characters to one token, {joined!r}: trained "
+            "or not, nobody could sample it after the header. Take the blank out of the template, "
+            "or use chat_template='tulu'."
+        )
+    return same + 1
 
 
 def _end(

@@ -187,6 +187,19 @@ def test_a_token_that_joins_header_and_answer_is_not_trained(joining: Any, templ
     assert trained(joining, talk) == ["\nd<eos>"]
 
 
+def test_a_header_whose_last_blank_would_take_a_word_of_the_answer_is_refused(lettered: Any):
+    from tokenizers import AddedToken
+
+    lettered.add_tokens([AddedToken(" d", normalized=False)])
+    lettered.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<eos>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    assert trained(lettered, TALK[3:]) == ["g<eos>"], "where it joins with nothing all is well"
+    with pytest.raises(ModelError, match=r"ends in ' ', which the tokenizer joins .* ' d'"):
+        conversation_tokens(lettered, TALK)
+
+
 @pytest.mark.parametrize("template", ["tulu", "tokenizer"])
 @pytest.mark.parametrize("answer", ["d e", "\nd e", "\n\nd e", "  d e", "\td e\n", "é 中 d e"])
 def test_a_real_tokenizer_trains_the_answer_and_its_end(answer: str, template: Any):
