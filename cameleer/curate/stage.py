@@ -31,6 +31,7 @@ from cameleer.train import ranks, rollouts
 from cameleer.train.collect import Clock, assemble, collect
 from cameleer.train.guards import refuse_undecided
 from cameleer.train.model_reward import ModelReward
+from cameleer.train.origins import origins, refuse_other_origins
 from cameleer.train.recorder import environment
 from cameleer.train.session import check_device, checked_prompts, fingerprint, resolve
 from cameleer.types import Group, Prompt
@@ -43,18 +44,16 @@ _AT_ONCE = 256
 def curate_stage(stage: Curate) -> Path:
     """Fill the stage's directory, or finish what a killed run left there. Returns it.
 
-    Raises RunError where it holds another stage's answers.
+    Raises RunError where it holds another stage's answers, or another model's.
     """
     directory = stage.directory
-    asked = to_json(stage)
     if ranks.is_main():
-        if not (directory / "recipe.json").exists():
-            make_directory(directory, {"recipe.json": asked})
-        elif read_json(directory / "recipe.json") != asked:
-            raise RunError(
-                f"{directory} was made by another stage. Set its fields back, or start another "
-                "ladder with --name OTHER."
-            )
+        if (directory / "recipe.json").exists():
+            refuse_changed_stage(stage)
+            refuse_other_origins(stage, read_json(directory / "origins.json"))
+        else:
+            files = {"recipe.json": to_json(stage), "origins.json": origins(stage)}
+            make_directory(directory, files)
         (directory / "rollouts").mkdir(exist_ok=True)
     ranks.barrier()
     if (directory / "manifest.json").exists():
@@ -69,6 +68,15 @@ def curate_stage(stage: Curate) -> Path:
         tell(found, str(directory))
     ranks.barrier()
     return directory
+
+
+def refuse_changed_stage(stage: Curate) -> None:
+    """Raises RunError where the stage's directory holds the answers of another."""
+    if read_json(stage.directory / "recipe.json") != to_json(stage):
+        raise RunError(
+            f"{stage.directory} was made by another stage. Set its fields back, or start another "
+            "ladder with --name OTHER."
+        )
 
 
 def answered(stage: Curate, directory: Path | None = None) -> tuple[Curated, dict[str, Any]]:

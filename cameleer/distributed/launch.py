@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from cameleer.curate.stage import curate_stage
+from cameleer.curate.stage import curate_stage, refuse_changed_stage
 from cameleer.errors import RunError
 from cameleer.files import make_directory, read_json, unwritable, write_json
 from cameleer.log import console
@@ -23,6 +23,7 @@ from cameleer.train.console import warn
 from cameleer.train.ladder import notices, placed_stages
 from cameleer.train.offline import train_offline
 from cameleer.train.online import train_online
+from cameleer.train.origins import refuse_other_origins
 from cameleer.train.run import Run, refuse_changes
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
@@ -54,8 +55,11 @@ def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
         if not (root / "recipe.json").exists():
             raise RunError(f"{root} holds no run to resume. Start it without --resume.")
         for stage in placed:
-            if isinstance(stage, Recipe) and (stage.directory / "recipe.json").exists():
-                refuse_changes(stage)
+            if (stage.directory / "recipe.json").exists():
+                if isinstance(stage, Recipe):
+                    refuse_changes(stage)
+                else:
+                    refuse_changed_stage(stage)
     # No rank may make the directory while another still looks whether there is one.
     ranks.barrier()
     if ranks.is_main():
@@ -69,6 +73,9 @@ def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
             curate_stage(stage)
             continue
         begun = resume and (stage.directory / "recipe.json").exists()
+        if begun:
+            manifest = read_json(stage.directory / "manifest.json")
+            refuse_other_origins(stage, manifest["origins"])
         if begun and _is_complete(stage):
             console.print(f"{stage.name} is complete")
             continue

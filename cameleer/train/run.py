@@ -25,6 +25,7 @@ from cameleer.train.evaluation import Evaluation, check_data
 from cameleer.train.guards import notices, refuse_full_disk, refuse_output, refuse_undecided
 from cameleer.train.heldout import heldout_accuracy, ranking_accuracy
 from cameleer.train.learner import Sums
+from cameleer.train.origins import origins
 from cameleer.train.parity import Gap, Parity
 from cameleer.train.probe import probe, worth_probing
 from cameleer.train.recorder import Recorder, environment
@@ -222,6 +223,7 @@ class Run(Session):
             "num_threads": recipe.runtime.num_threads,
             "world_size": ranks.world_size(),
             **self._identity,
+            "origins": origins(recipe),
             "data": [
                 {**dataclasses.asdict(tally), **known}
                 for tally, known in zip(inputs.tallies, self._identity["data"], strict=True)

@@ -91,9 +91,46 @@ def test_a_ladder_goes_on_at_the_stage_it_stopped_in(
 def test_a_curate_stage_is_not_gone_on_with_otherwise(model: Path, tmp_path: Path):
     stages = (sft(model, tmp_path, num_steps=2), curate(tmp_path))
     run(Ladder(name="ladder", stages=stages))
+    before = (tmp_path / "ladder/recipe.json").read_bytes()
     other = Ladder(name="ladder", stages=(stages[0], replace(stages[1], seed=5)))
     with pytest.raises(RunError, match="was made by another stage"):
         run(other, resume=True)
+    assert (tmp_path / "ladder/recipe.json").read_bytes() == before, "it is of the stages there"
+
+
+def test_stages_made_from_another_model_are_not_gone_on_with(model: Path, tmp_path: Path):
+    first = sft(model, tmp_path, num_steps=60)
+    start = Model(source="stage:sft")
+    stages = (curate(tmp_path), dpo(model, tmp_path, model=start, data=PAIRS))
+    run(Ladder(name="ladder", stages=(first, *stages)))
+    root = tmp_path / "ladder"
+    # The first stage is made anew, otherwise: what was made from it is of another ladder.
+    shutil.rmtree(root / "sft")
+    first = replace(first, optim=replace(first.optim, learning_rate=3e-3))
+    ladder = Ladder(name="ladder", stages=(first, *stages))
+    with pytest.raises(RunError, match=r"pairs was made from another model .* Delete it"):
+        run(ladder, resume=True)
+    # Half of the answers count as much.
+    (root / "pairs/manifest.json").unlink()
+    with pytest.raises(RunError, match=r"pairs was made from another model"):
+        run(ladder, resume=True)
+    shutil.rmtree(root / "pairs")
+    with pytest.raises(RunError, match=r"dpo was made from another model"):
+        run(ladder, resume=True)
+    shutil.rmtree(root / "dpo")
+    run(ladder, resume=True)
+    made = read_json(root / "pairs/manifest.json")["weights"]["policy"]
+    assert read_json(root / "dpo/manifest.json")["weights"]["policy"] == made
+
+
+def test_a_first_stage_made_anew_as_it_was_leaves_the_others(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    stages = (sft(model, tmp_path, num_steps=60), curate(tmp_path))
+    run(Ladder(name="ladder", stages=stages))
+    shutil.rmtree(tmp_path / "ladder/sft")
+    run(Ladder(name="ladder", stages=stages), resume=True)
+    assert "pairs is complete" in capsys.readouterr().out
 
 
 def test_a_reward_model_rates_answers_without_verifiers(model: Path, tmp_path: Path):
