@@ -291,9 +291,11 @@ def _mix(reference: str, rest: Sequence[str]) -> int:
 
 
 def _replay(directory: Path, step: int, reference: str | None, rest: Sequence[str]) -> int:
+    from cameleer.distributed.launch import process_group
     from cameleer.overrides import override
     from cameleer.recipe import Ladder, Recipe
     from cameleer.recipe_files import load
+    from cameleer.train import ranks
     from cameleer.train.ladder import placed_stages
     from cameleer.train.replay import replay, report
 
@@ -303,7 +305,9 @@ def _replay(directory: Path, step: int, reference: str | None, rest: Sequence[st
         placed = placed_stages(named) if isinstance(named, Ladder) else [named]
         of_run = [stage for stage in placed if isinstance(stage, Recipe)]
         recipe = next((stage for stage in of_run if stage.name == directory.name), of_run[0])
-    return report(directory, step, replay(directory, step, recipe))
+    with process_group():
+        findings = replay(directory, step, recipe)
+        return report(directory, step, findings) if ranks.is_main() else 0
 
 
 def _verify(known: argparse.Namespace) -> int:

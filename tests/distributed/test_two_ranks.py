@@ -54,3 +54,40 @@ def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, lora_rank: str
             assert b[key] == pytest.approx(a[key], abs=1e-6, rel=rel), f"step {step}: {key}"
     # The weights have moved, so the steps after the first tested the gathered gradient as well.
     assert alone[-1]["policy/kl"] > 1e-3
+
+
+RECIPE = """
+from cameleer.algorithms.grpo import GRPO
+from cameleer.data.sources import Source
+from cameleer.recipe import Model, Optim, Output, Recipe, Rollout, Runtime
+from cameleer.verifiers.gsm8k import GSM8K
+
+
+def recipe():
+    return Recipe(
+        name="shared",
+        model=Model(source="{root}/model"),
+        algorithm=GRPO(beta=0.1, drop_equal_groups=True),
+        data=(Source(path="cameleer.data.datasets.arithmetic:problems", format="gsm8k"),),
+        verifiers={{"gsm8k": GSM8K()}},
+        optim=Optim(learning_rate=1e-2),
+        num_steps=2,
+        rollout=Rollout(num_prompts=3, group_size=2, max_tokens=8, max_refills=1),
+        runtime=Runtime(num_threads=1),
+        output=Output(directory="{root}", sample_every=0, save_every=1),
+    )
+"""
+
+
+def test_a_run_of_two_ranks_is_replayed_by_two(tmp_path: Path):
+    save_tiny_llama(tmp_path / "model", vocabulary(), hidden_size=32, num_layers=2)
+    (tmp_path / "mine.py").write_text(RECIPE.format(root=tmp_path))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*torchrun, "-m", "cameleer.cli"]
+    for asked in (
+        ["run", f"{tmp_path}/mine.py:recipe"],
+        ["replay", str(tmp_path / "shared"), "--step", "2"],
+    ):
+        done = subprocess.run([*command, *asked], capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.stdout.count("The step is as it was written down.") == 1

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import Breaks, Even, Explodes, grpo, sft
 
+from cameleer.algorithms.grpo import GRPO
 from cameleer.cli import main
 from cameleer.distributed.launch import run
 from cameleer.errors import RunError, TrainingError
-from cameleer.recipe import Optim, Recipe
+from cameleer.recipe import Optim, Recipe, Rollout
 from cameleer.train.replay import Finding, replay
 
 KEEPS_ALL: dict[str, Any] = {"save_every": 1, "keep_last": 0}
@@ -170,3 +171,16 @@ def test_another_verifier_is_seen(model: Path, tmp_path: Path, monkeypatch: pyte
     once = Even.score
     monkeypatch.setattr(Even, "score", lambda self, text, truth: once(self, text + " x", truth))
     assert not by_name(replay(directory, 2, recipe))["verdicts"].same
+
+
+def test_other_verdicts_that_ask_for_other_groups_are_a_difference(model: Path, tmp_path: Path):
+    recipe = grpo(model, tmp_path, algorithm=GRPO(beta=0.05, drop_equal_groups=True))
+    rollout = Rollout(num_prompts=4, group_size=2, max_tokens=8, max_refills=3)
+    directory, recipe = recorded(replace(recipe, rollout=rollout), **KEEPS_ALL)
+    assert all(finding.same for finding in replay(directory, 2, recipe))
+    # As if a verifier said the same of all answers now: every group is to be replaced.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cameleer.train.online.has_contrast", lambda group, reward: False)
+        found = by_name(replay(directory, 2, recipe))
+    assert found["tokens"].same is False
+    assert "groups were written down, and now there are 16" in found["tokens"].detail
