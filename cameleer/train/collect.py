@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -47,10 +48,23 @@ def collect(
     step: int,
     clock: Clock | None = None,
 ) -> list[Group]:
-    """Sample `group_size` completions of each prompt and score them. Ranks share the prompts."""
+    """Sample `group_size` completions of each prompt and score them. Ranks share the prompts.
+
+    A prompt that is asked twice has other samples the second time.
+    """
     clock = clock or Clock()
-    mine = prompts[ranks.rank() :: ranks.world_size()]
-    requests = [Request(p.id, p.tokens, sample) for p in mine for sample in range(group_size)]
+    asked: Counter[str] = Counter()
+    samples = []
+    for prompt in prompts:
+        samples.append(range(asked[prompt.id], asked[prompt.id] + group_size))
+        asked[prompt.id] += group_size
+    share = slice(ranks.rank(), None, ranks.world_size())
+    mine = prompts[share]
+    requests = [
+        Request(prompt.id, prompt.tokens, sample)
+        for prompt, numbers in zip(mine, samples[share], strict=True)
+        for sample in numbers
+    ]
     with clock.phase("rollout"):
         completions = engine.generate(requests, sampling, seed=seed, step=step)
     answers = [completions[i : i + group_size] for i in range(0, len(completions), group_size)]

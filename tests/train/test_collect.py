@@ -97,6 +97,16 @@ def test_each_completion_meets_the_score_of_its_own_checks():
             assert scores == (even,) * len(found.prompt.checks)
 
 
+def test_a_prompt_that_is_asked_twice_has_other_samples_the_second_time():
+    prompts = [one_prompt(0), one_prompt(1), one_prompt(0)]
+    with VerifierPool({"gsm8k": Even()}) as pool:
+        groups = collect(
+            Parrot(), pool, prompts, Sampling(max_tokens=9), group_size=2, seed=1, step=1
+        )
+    samples = [[len(c.tokens) - 1 for c in found.completions] for found in groups]
+    assert samples == [[0, 1], [0, 1], [2, 3]]
+
+
 def test_an_empty_list_of_prompts_has_no_groups():
     with VerifierPool({"gsm8k": Even()}) as pool:
         found: list[Group] = collect(
