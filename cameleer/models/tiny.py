@@ -71,7 +71,7 @@ def save_tiny_llama(
 
 
 def arithmetic_llama() -> Path:
-    """The quickstart's model: 0.9 M random parameters, 84 words. Made once, then cached."""
+    """The quickstart's model: 0.9 M random parameters, 79 tokens. Made once, then cached."""
     from cameleer.data.datasets.arithmetic import vocabulary
 
     words = vocabulary()

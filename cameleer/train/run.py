@@ -473,4 +473,8 @@ def _first_difference(stored: Any, asked: Any, path: str) -> str:
         for key in sorted(stored.keys() | asked.keys()):
             if stored.get(key) != asked.get(key):
                 return _first_difference(stored.get(key), asked.get(key), f"{path}.{key}")
+    if isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
+        for place, (one, other) in enumerate(zip(stored, asked, strict=True)):
+            if one != other:
+                return _first_difference(one, other, f"{path}.{place}")
     return f"{path}={stored!r}, and is to go on with {asked!r}"

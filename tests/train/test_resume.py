@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from fakes import Explodes, dpo, grpo, held_out, ppo, reward_model, sft, tiny_llama
+from fakes import ARITHMETIC, Explodes, dpo, grpo, held_out, ppo, reward_model, sft, tiny_llama
 from safetensors.torch import load_file
 
 from cameleer.algorithms.grpo import GRPO
@@ -144,6 +144,7 @@ def test_a_checkpoint_cut_short_is_passed_over(model: Path, tmp_path: Path):
             {"runtime": Runtime(num_threads=2)},
             "runtime.num_threads=1, and is to go on with 2",
         ),
+        ({"data": (replace(ARITHMETIC, count=63),)}, "data.0.count=64, and is to go on with 63"),
     ],
 )
 def test_another_recipe_is_refused_with_the_field_and_both_values(
