@@ -160,9 +160,17 @@ def parent_of(stage: Stage, source: str) -> Stage | None:
     sibling = siblings.get(place.name)
     if sibling is not None and place.parent.name == stage.directory.resolve().parent.name:
         return sibling
-    if made and (place / "recipe.json").is_file():
+    if made and (place / "recipe.json").is_file() and not _is_another(stage, Path(source)):
         return read_tree(place).stages[0]
     return None
+
+
+def _is_another(stage: Stage, model: Path) -> bool:
+    """True where a run of the same name was made anew since the stage started from its model."""
+    state, began_from = model.parent / "state.json", stage.manifest.get("origins")
+    if began_from is None or not state.is_file():
+        return False
+    return read_json(state).get("run") not in began_from.values()
 
 
 def sources_of(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -11,6 +11,7 @@ from made_runs import made, made_ladder
 
 from cameleer.data.sources import Source
 from cameleer.errors import RunError
+from cameleer.files import read_json, write_json
 from cameleer.recipe_files import to_json
 from cameleer.report.stages import ancestors, flat, read_tree
 
@@ -67,6 +68,19 @@ def test_a_run_that_started_from_another_run_leads_to_it(tmp_path: Path):
     assert names(tmp_path / "two") == ["one", "two"]
     (tmp_path / "one/recipe.json").unlink()
     assert names(tmp_path / "two") == ["two"]
+
+
+def test_a_run_that_was_made_anew_since_is_not_where_another_began(tmp_path: Path):
+    first = made(tmp_path / "first", recipe=sft(Path("owner/base"), tmp_path))
+    model = first / "checkpoints/step_4/model"
+    model.mkdir(parents=True)
+    (model.parent / "state.json").write_text('{"run": "old"}')
+    second = made(tmp_path / "second", recipe=grpo(model, tmp_path))
+    manifest = read_json(second / "manifest.json")
+    write_json(second / "manifest.json", {**manifest, "origins": {"model": "old"}})
+    assert names(second) == ["first", "second"]
+    (model.parent / "state.json").write_text('{"run": "new"}')
+    assert names(second) == ["second"]
 
 
 def test_the_lines_of_a_step_are_one_record(tmp_path: Path):
