@@ -196,7 +196,7 @@ def _data(released: Released) -> str:
                     _text(stage.name),
                     what + _part(source),
                     _rows(known),
-                    f"`{known['sha256']}`" if "sha256" in known else "none: no local file",
+                    f"`{known['sha256']}`" if known.get("sha256") else "none: no local file",
                     "–" if parent else _text(licences.get(shown(name), "") or "not stated"),
                 ]
             )

@@ -126,6 +126,13 @@ def test_data_is_named_with_rows_checksum_and_part(ladder: Stage, tiny: Path):
     assert "/home/me" not in text
 
 
+def test_a_function_s_rows_have_no_checksum(tmp_path: Path, tiny: Path):
+    stage = one_run(
+        tmp_path, sft(Path("a/b"), tmp_path), manifest={"data": [TALLY | {"sha256": ""}]}
+    )
+    assert cells(card(of(stage), tiny), "run")[0][2] == "none: no local file"
+
+
 def test_the_scores_of_all_stages_are_in_the_card(ladder: Stage, tiny: Path):
     text = card(of(ladder), tiny)
     assert "|  | start | sft, step 0 | grpo |" in text
