@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,13 @@ from fakes import dpo, grpo, held_out, sft
 from huggingface_hub import ModelCard
 from made_runs import made, made_evaluation, made_ladder
 
+from cameleer.algorithms.dpo import DPO
+from cameleer.algorithms.grpo import GRPO
 from cameleer.algorithms.ppo import PPO
+from cameleer.algorithms.reward_model import RewardModel
+from cameleer.algorithms.sft import SFT
 from cameleer.data.sources import Source
-from cameleer.recipe import Model, Recipe
+from cameleer.recipe import LoRA, Model, Recipe, Rollout
 from cameleer.recipe_files import to_json
 from cameleer.recipes import tulu31_8b
 from cameleer.release.card import Released, card
@@ -221,6 +225,62 @@ def test_other_algorithms_list_their_own(tmp_path: Path):
     assert found["Generalized advantage estimation (lambda)"] == "0.95"
     assert found["Learning rate of the value model"] == "3e-06"
     assert found["Value function coefficient"] == "0.1"
+
+
+def test_refills_are_not_among_the_episodes_that_are_counted(tmp_path: Path):
+    rollout = Rollout(num_prompts=4, group_size=4, max_tokens=8, max_refills=3)
+    found = hyperparameters(one_run(tmp_path, grpo(Path("a/b"), tmp_path, rollout=rollout)))
+    # 4 steps of 4 prompts x 4 samples.
+    assert found["Total episodes (without refills)"] == "64" and "Total episodes" not in found
+    assert found["Rounds of refills a step, at most"] == "3"
+
+
+def test_an_adapter_is_listed(tmp_path: Path):
+    model = Model(source="a/b", lora=LoRA(rank=8, alpha=16.0, targets=("q_proj", "v_proj")))
+    found = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path, model=model)))
+    assert found["LoRA rank"] == "8" and found["LoRA alpha"] == "16"
+    assert found["LoRA targets"] == "q_proj, v_proj" and found["LoRA scale"] == "alpha / rank"
+    plain = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path)))
+    assert not any("LoRA" in label for label in plain)
+
+
+def test_the_models_that_rate_and_their_weight_are_listed(ladder: Stage):
+    terms_of = {"reward_model": {"source": "stage:sft", "weight": 0.5}}
+    recipe = {**ladder.recipe, **terms_of, "value_model": {"source": "/home/me/scorer"}}
+    made(ladder.directory, LINES, recipe=recipe)
+    found = hyperparameters(read_tree(ladder.directory.parent).stages[1])
+    assert (found["Reward model"], found["Reward model multiplier"]) == ("sft", "0.5")
+    assert found["Value model"] == "scorer"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "absent", "present"),
+    [
+        (DPO(), "Target margin (gamma)", "Label smoothing"),
+        (DPO(variant="ipo"), "Label smoothing", "DPO penalty coefficient (beta)"),
+        (DPO(variant="simpo"), "", "Target margin (gamma)"),
+        (GRPO(beta=0.0), "KL estimator", "KL penalty coefficient (beta)"),
+        (GRPO(baseline="none"), "Advantages divided by the group's standard deviation", ""),
+        (
+            GRPO(surrogate="cispo", clip_eps_high=4.0, dual_clip=3.0),
+            "Dual clipping coefficient",
+            "Upper clipping coefficient",
+        ),
+    ],
+)
+def test_what_an_algorithm_does_not_read_is_not_listed(
+    tmp_path: Path, algorithm: Any, absent: str, present: str
+):
+    found = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path, algorithm=algorithm)))
+    assert absent not in found and (not present or present in found)
+
+
+@pytest.mark.parametrize("algorithm", [SFT(), DPO(), GRPO(), PPO(), RewardModel()])
+def test_every_field_of_cameleer_s_algorithms_has_words(tmp_path: Path, algorithm: Any):
+    every = {field.name: 0.5 for field in fields(algorithm)}
+    recipe = to_json(sft(Path("a/b"), tmp_path, algorithm=algorithm))
+    recipe["algorithm"] |= every
+    assert not every.keys() & hyperparameters(one_run(tmp_path, recipe)).keys()
 
 
 def test_a_reward_model_is_told_how_to_score(tmp_path: Path, tiny: Path):
