@@ -19,12 +19,12 @@ from cameleer.algorithms.ppo import PPO
 from cameleer.algorithms.reward_model import RewardModel
 from cameleer.algorithms.sft import SFT
 from cameleer.data.sources import Source
-from cameleer.recipe import LoRA, Model, Recipe, Rollout
+from cameleer.recipe import Eval, LoRA, Model, Recipe, Rollout
 from cameleer.recipe_files import to_json
 from cameleer.recipes import tulu31_8b
 from cameleer.release.card import Released, card
 from cameleer.release.hyperparameters import hyperparameters
-from cameleer.release.terms import Term, is_hub_id, terms, united
+from cameleer.release.terms import Term, is_hub_id, is_path, shown, terms, united
 from cameleer.release.verify import Verified
 from cameleer.report.stages import Stage, ancestors, read_tree
 
@@ -177,8 +177,31 @@ def test_a_recipe_of_cameleer_s_own_classes_has_its_command(tmp_path: Path, tiny
     text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
     assert "$ cameleer run recipe.json --name sft" in text
     text = card(of(one_run(tmp_path, grpo(Path("a/b"), tmp_path))), tiny)
-    assert "It uses classes of fakes.py, which are not part of Cameleer" in text
-    assert "cameleer run recipe.json" not in text
+    assert "It uses code of fakes.py, which is not part of Cameleer" in text
+    assert "cameleer run recipe.json" not in text and "Put these" not in text
+    # A recipe.json may not import what its data or benchmarks name either.
+    for where in ("/home/me/mine.py:rows", "lad/mine.py:rows"):
+        data = (Source(path=where, format="chat"),)
+        text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path, data=data))), tiny)
+        assert "It uses code of mine.py, which is not part of Cameleer" in text
+        assert "cameleer run recipe.json" not in text and "lad/" not in text
+
+
+def test_what_a_recipe_reads_from_files_is_to_be_put_there_first(tmp_path: Path, tiny: Path):
+    data = (Source(path="lad/mine.jsonl", format="chat"), Source(path="a/b", format="chat"))
+    start = Path("runs/lad/s1/checkpoints/step_250/model")
+    recipe = sft(start, tmp_path, data=data, evals=Eval(data="~/sets"))
+    text = card(of(one_run(tmp_path, recipe)), tiny)
+    _, listed = text.split("Put these into the directory first that it runs in:\n\n")
+    assert listed.partition("\n\n")[0].splitlines() == [
+        "- `s1-step_250`, `checkpoints/step_250/model` of the run `s1`",
+        "- `mine.jsonl`",
+        "- `sets`",
+    ]
+    assert "cameleer run recipe.json" in text
+    assert "lad/" not in text
+    whole = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
+    assert "Put these" not in whole
 
 
 def test_the_run_s_texts_stay_in_their_cells_and_are_no_html(tmp_path: Path, tiny: Path):
@@ -312,6 +335,29 @@ def test_terms_of_what_a_stage_made_are_those_of_what_made_it(ladder: Stage):
 )
 def test_hub_ids_are_told_from_paths(name: str, expected: bool):
     assert is_hub_id(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("/abs/olute/", "olute"),
+        ("~/sets/a.jsonl", "a.jsonl"),
+        ("lad/mine.jsonl", "mine.jsonl"),
+        ("lad/mine.py:rows", "mine.py:rows"),
+        ("runs/lad/s1/checkpoints/step_250/model", "s1-step_250"),
+        ("/runs/s1/checkpoints/step_40/model/", "s1-step_40"),
+        ("a/b/c", "c"),
+    ],
+)
+def test_paths_are_shown_by_what_they_end_with(name: str, expected: str):
+    assert is_path(name) and shown(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["openai/gsm8k", "gpt2", "stage:pairs/right", "cameleer.models.tiny:arithmetic_llama"]
+)
+def test_what_is_no_path_is_shown_whole(name: str):
+    assert not is_path(name) and shown(name) == name
 
 
 def test_nothing_at_all_is_not_stated():
