@@ -173,6 +173,26 @@ def test_check_counts_what_is_to_mend(mine: SimpleNamespace, capsys: pytest.Capt
     assert said.endswith("2 to mend before training.\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        # Too many parts for the hub, so it is what reads the model that says so, as in a run.
+        ("nowhere/run/checkpoints/step_9/model", "Cannot read the configuration of model 'nowhere"),
+        ("weights/modle", "weights/modle does not exist. Did you mean 'model'?"),
+        ("tiny.josnl", "tiny.josnl does not exist. Did you mean 'tiny.jsonl'?"),
+    ],
+)
+def test_a_mistyped_path_is_to_be_mended_without_a_network_too(
+    mine: SimpleNamespace, tmp_path: Path, name: str, said: str
+):
+    (tmp_path / "weights/model").mkdir(parents=True)
+    (tmp_path / "tiny.jsonl").touch()
+    found = cameleer("check", mine.recipe, "--model.source", name, cwd=tmp_path)
+    assert found.returncode == 1 and "Traceback" not in found.stderr, found.stderr
+    shown = " ".join(found.stdout.split())
+    assert f"no model {said}" in shown and "is on the hub" not in shown
+
+
 def test_check_says_when_the_directory_is_taken(
     mine: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ):

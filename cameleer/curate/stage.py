@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,10 @@ def answered(stage: Curate, directory: Path | None = None) -> tuple[Curated, dic
     manifest = {
         "seed": stage.seed,
         "weights": {"policy": weights_hash(model), "reward model": judge.hash if judge else None},
-        "data": [fingerprint(each) for each in stage.data],
+        "data": [
+            {**asdict(tally), **fingerprint(source)}
+            for tally, source in zip(prompts.sources, stage.data, strict=True)
+        ],
         "prompts": count,
         "prompts_too_long": prompts.too_long,
         **clock.metrics(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,11 @@ def load_pairs(
 
 
 def _preference(row: Row, source: Source) -> Preference:
-    """`chosen` and `rejected` are conversations, or answers to a `prompt` of turns or text."""
+    """`chosen` and `rejected` are conversations, or answers to a `prompt` of turns or text.
+
+    Conversations have to be the same up to an answer, and may go on differently behind it: of
+    HH-RLHF's harmless-base test rows 5 of 2,312 do.
+    """
     prompt = row.fields.get("prompt")
     chosen, rejected = row.fields["chosen"], row.fields["rejected"]
     if isinstance(chosen, str) != isinstance(rejected, str):
@@ -93,4 +98,44 @@ def _preference(row: Row, source: Source) -> Preference:
                 "no question, or no answer",
             )
         turns_in(messages, row)
+    _refuse_two_questions(one, other, row)
+    _refuse_other_prompt(prompt, one, other, row)
     return Preference(one, other, source.name or source.format, row.origin)
+
+
+def _refuse_two_questions(one: Sequence[Message], other: Sequence[Message], row: Row) -> None:
+    """Raises RowError where the first turn that differs is no answer of both."""
+    for number, turns in enumerate(itertools.zip_longest(one, other), start=1):
+        if turns[0] == turns[1]:
+            continue
+        if all(turn is not None and turn["role"] == "assistant" for turn in turns):
+            return
+        raise RowError(
+            f"{row.origin}: `chosen` and `rejected` answer different questions: they differ from "
+            f"turn {number} on, which is not an answer in both. Mend the row, or set "
+            "Source(bad_rows='skip').",
+            "two different questions",
+        )
+
+
+def _refuse_other_prompt(
+    prompt: Any, one: Sequence[Message], other: Sequence[Message], row: Row
+) -> None:
+    """Raises RowError where a `prompt` beside conversations has a question that they have not."""
+    if prompt is None:
+        return
+    turns = () if isinstance(prompt, str) else messages_in(prompt, row, "prompt")
+    texts = [prompt] if isinstance(prompt, str) else _questions(turns)
+    asked = {*_questions(one), *_questions(other)}
+    for text in texts:
+        # Some sets write a whole dialogue into it, or leave a part of the question out.
+        if not any(text.strip() in question or question.strip() in text for question in asked):
+            raise RowError(
+                f"{row.origin}: `prompt` is {text!r:.60}, which neither `chosen` nor `rejected` "
+                "answers. Mend the row, or drop the column `prompt`.",
+                "a prompt that is not answered",
+            )
+
+
+def _questions(messages: Sequence[Message]) -> list[str]:
+    return [message["content"] for message in messages if message["role"] == "user"]

@@ -12,7 +12,16 @@ from typing import Any
 from safetensors import safe_open
 
 from cameleer.release.hyperparameters import hyperparameters
-from cameleer.release.terms import Term, is_hub_id, shown, terms, united
+from cameleer.release.terms import (
+    CHECKPOINT,
+    PATH_FIELDS,
+    Term,
+    is_hub_id,
+    is_path,
+    shown,
+    terms,
+    united,
+)
 from cameleer.release.verify import Verified
 from cameleer.report.scores import Table, score_table
 from cameleer.report.stages import Stage, parent_of, sources_of
@@ -196,7 +205,7 @@ def _data(released: Released) -> str:
                     _text(stage.name),
                     what + _part(source),
                     _rows(known),
-                    f"`{known['sha256']}`" if "sha256" in known else "none: no local file",
+                    f"`{known['sha256']}`" if known.get("sha256") else "none: no local file",
                     "–" if parent else _text(licences.get(shown(name), "") or "not stated"),
                 ]
             )
@@ -303,17 +312,17 @@ def _made(released: Released) -> Iterator[str]:
     yield (
         f"Cameleer {_text(packages.get('cameleer', 'of unknown version'))}, commit "
         f"`{_text(manifest.get('commit') or 'unknown')}`. `recipe.json` beside this card is the "
-        "recipe, with local paths cut to their last part.\n"
+        "recipe, with local paths cut to their last part, and checkpoints named by run and step.\n"
     )
-    if all(name.startswith("cameleer.") for name in _classes(released.recipe)):
-        yield f"```console\n$ cameleer run recipe.json --name {_again(released)}\n```\n"
-    else:
-        files = {name.partition(":")[0] for name in _classes(released.recipe)}
-        own = sorted(shown(name) for name in files if not name.startswith("cameleer."))
+    if own := sorted(_own_code(released.recipe)):
         yield (
-            f"It uses classes of {_text(', '.join(own))}, which are not part of Cameleer, and is "
-            "made again with `cameleer run FILE.py:FUNCTION` from there.\n"
+            f"It uses code of {_text(', '.join(own))}, which is not part of Cameleer, and is made "
+            "again with `cameleer run FILE.py:FUNCTION` from there.\n"
         )
+    else:
+        if needed := list(dict.fromkeys(_needed(released.recipe))):
+            yield f"Put these into the directory first that it runs in:\n\n{_list(needed)}"
+        yield f"```console\n$ cameleer run recipe.json --name {_again(released)}\n```\n"
     gpus = manifest.get("gpus") or []
     hardware = f"{len(gpus)} x {gpus[0]}" if gpus else f"CPU, {manifest.get('machine', 'unknown')}"
     facts = [
@@ -332,15 +341,34 @@ def _again(released: Released) -> str:
     return name if name.isidentifier() else "again"
 
 
-def _classes(value: Any) -> Iterator[str]:
+def _needed(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Models and data that a recipe names by a path, and what they are."""
+    for field, name in _texts(recipe):
+        if field not in PATH_FIELDS or not is_path(name):
+            continue
+        found = CHECKPOINT.fullmatch(name)
+        what = f", `checkpoints/{found[2]}/model` of the run `{_text(found[1])}`" if found else ""
+        yield f"`{_text(shown(name))}`{what}"
+
+
+def _own_code(recipe: Mapping[str, Any]) -> set[str]:
+    """The files and modules of a user's own that a recipe names, which its JSON may not import."""
+    fields = (*PATH_FIELDS, "class", "engine", "benchmarks")
+    named = (name for field, name in _texts(recipe) if field in fields and ":" in name)
+    foreign = (name for name in named if not name.startswith(("cameleer.", "stage:")))
+    return {shown(name).rpartition(":")[0] for name in foreign}
+
+
+def _texts(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in a recipe, with the field that each stands in."""
     if isinstance(value, Mapping):
-        if "class" in value:
-            yield str(value["class"])
-        for item in value.values():
-            yield from _classes(item)
+        for key, item in value.items():
+            yield from _texts(item, key)
     elif isinstance(value, list):
         for item in value:
-            yield from _classes(item)
+            yield from _texts(item, field)
+    elif isinstance(value, str):
+        yield field, value
 
 
 def _size(directory: Path) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from cameleer.errors import RunError, nearest
 from cameleer.files import checksums, read_json, sync, unwritable, write_json
 from cameleer.models.load import load_tokenizer
 from cameleer.release.card import Released, card
-from cameleer.release.terms import shown
+from cameleer.release.terms import PATH_FIELDS, shown
 from cameleer.release.verify import Verified, verify_checkpoint
 from cameleer.report.curve import draw_curve
 from cameleer.report.stages import Stage, Tree, ancestors, read_tree
@@ -212,10 +212,11 @@ def _put(partial: Path, output: Path) -> None:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _without_paths(value: Any) -> Any:
-    """A recipe that says nothing of the machine it ran on: paths are cut to their last part."""
+def _without_paths(value: Any, field: str = "") -> Any:
+    """A recipe that says nothing of the machine it ran on: paths are as the card shows them."""
     if isinstance(value, Mapping):
-        return {key: _without_paths(item) for key, item in value.items()}
+        return {key: _without_paths(item, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_paths(item) for item in value]
-    return shown(value) if isinstance(value, str) else value
+        return [_without_paths(item, field) for item in value]
+    is_cut = isinstance(value, str) and (field in PATH_FIELDS or value.startswith(("/", "~")))
+    return shown(value) if is_cut else value

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from cameleer.report.stages import Stage
+from cameleer.release.terms import shown
+from cameleer.report.stages import Stage, parent_of
 
 _OF_ALGORITHM = {
     "gamma": "Discount factor (gamma)",
@@ -17,12 +18,28 @@ _OF_ALGORITHM = {
     "beta": "KL penalty coefficient (beta)",
     "kl_estimator": "KL estimator",
     "length_normalized": "Length-normalized",
+    "dual_clip": "Dual clipping coefficient",
+    "ratio": "Probability ratio of a",
+    "surrogate": "Surrogate loss",
+    "baseline": "Baseline of the advantages",
+    "scale_by_std": "Advantages divided by the group's standard deviation",
+    "whiten_advantages": "Advantages whitened over the step",
+    "drop_equal_groups": "Groups of equal rewards left out",
+    "drop_truncated": "Truncated responses left out",
+    "importance_cap": "Truncated importance sampling (cap)",
+    "variant": "Loss",
+    "label_smoothing": "Label smoothing",
+    "margin": "Margin between the scores",
+    "center": "Penalty on the sum of the scores",
 }
 _NAMES_OF_DPO = {"beta": "DPO penalty coefficient (beta)", "gamma": "Target margin (gamma)"}
 
 
 def hyperparameters(stage: Stage) -> dict[str, str]:
-    """By label, as text. Fields of the algorithm that no card has go by their own names."""
+    """By label, as text, without what the algorithm does not read as it is set.
+
+    Fields of a user's own algorithm go by their own names.
+    """
     return {label: _shown(value) for label, value in _rows(stage) if value is not None}
 
 
@@ -37,9 +54,10 @@ def _rows(stage: Stage) -> Iterator[tuple[str, Any]]:
     yield "Optimizer", f"AdamW, betas {_shown(optim['betas'])}, eps {optim['eps']:g}"
     yield "Weight decay", optim["weight_decay"]
     yield "Gradient norm threshold", optim["max_grad_norm"]
+    yield from _lora(recipe["model"].get("lora"))
     yield from _amounts(stage, rollout)
     for key, value in recipe["algorithm"].items():
-        if key != "class":
+        if key not in _unread(recipe["algorithm"]):
             names = _OF_ALGORITHM | (_NAMES_OF_DPO if stage.algorithm == "DPO" else {})
             yield names.get(key, key), value
     if rollout:
@@ -49,6 +67,9 @@ def _rows(stage: Stage) -> Iterator[tuple[str, Any]]:
         yield "Max prompt token length", rollout["max_prompt_tokens"]
         yield "Verification reward (alpha)", reward.get("correct")
         yield "Reward of responses without an EOS token", reward.get("without_eos")
+        yield "Reward model", _model(stage, "reward_model")
+        yield "Reward model multiplier", (recipe.get("reward_model") or {}).get("weight")
+        yield "Value model", _model(stage, "value_model")
         yield "Steps that rollouts are collected ahead", rollout["max_staleness"]
     else:
         yield "Max token length", recipe["max_tokens"]
@@ -71,10 +92,45 @@ def _amounts(stage: Stage, rollout: Mapping[str, Any] | None) -> Iterator[tuple[
     yield "Batch size (effective)", size
     yield "Prompts a step", rollout["num_prompts"]
     yield "Samples per prompt", rollout["group_size"]
-    yield "Total episodes", steps * size
+    refills = rollout.get("max_refills")
+    yield f"Total episodes{' (without refills)' if refills else ''}", steps * size
+    yield "Rounds of refills a step, at most", refills or None
     yield "Mini-batches", recipe["num_minibatches"]
     yield "Update iterations (K)", recipe["num_epochs"]
     yield "Minibatches of", {"group": "whole groups"}.get(recipe["split"], "any sequences")
+
+
+def _lora(lora: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:
+    if lora:
+        yield "LoRA rank", lora["rank"]
+        yield "LoRA alpha", lora["alpha"]
+        yield "LoRA targets", lora["targets"]
+        yield "LoRA scale", "alpha / sqrt(rank)" if lora["rslora"] else "alpha / rank"
+
+
+def _unread(algorithm: Mapping[str, Any]) -> set[str]:
+    """Fields that the algorithm does not read as its others are set."""
+    kind = str(algorithm["class"]).rpartition(":")[2]
+    is_unread = {"class": True}
+    if kind == "DPO":
+        is_unread["gamma"] = algorithm.get("variant") != "simpo"
+        is_unread["label_smoothing"] = algorithm.get("variant") == "ipo"
+    if kind == "GRPO":
+        is_cispo = algorithm.get("surrogate") == "cispo"
+        is_unread["kl_estimator"] = not algorithm.get("beta")
+        is_unread["scale_by_std"] = algorithm.get("baseline") == "none"
+        is_unread["dual_clip"] = is_cispo
+        is_unread["clip_eps"] = is_cispo and algorithm.get("clip_eps_high") is not None
+    return {name for name, unread in is_unread.items() if unread}
+
+
+def _model(stage: Stage, role: str) -> str | None:
+    """The name of the stage that made it, or what else it is called."""
+    source = (stage.recipe.get(role) or {}).get("source")
+    if not source:
+        return None
+    parent = parent_of(stage, source)
+    return parent.name if parent else shown(source)
 
 
 def _shown(value: Any) -> str:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cameleer.report.stages import Stage, parent_of, sources_of
+from cameleer.user_files import is_in_a_file
+
+PATH_FIELDS = ("source", "path", "data")
+"""Fields of a recipe that may hold the path of a model or of data."""
+CHECKPOINT = re.compile(r"(?:.*/)?([^/]+)/checkpoints/(step_\d+)/model/?")
+"""A model that a run ended with: the run's name, and the step's."""
+_FILES = (".jsonl", ".json", ".gz", ".parquet", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -39,16 +47,23 @@ def united(found: Sequence[Term]) -> dict[str, str]:
 
 def is_hub_id(name: str) -> bool:
     """Whether a name is that of a model or data set on the hub, and not a path or function."""
-    from pathlib import Path
-
     shape = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)
-    files = (".jsonl", ".json", ".gz", ".parquet", ".gguf")
-    return bool(shape) and not name.endswith(files) and not Path(name).exists()
+    return bool(shape) and not name.endswith(_FILES) and not Path(name).exists()
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is that of a file or directory, which another machine may not have."""
+    if name.startswith(("/", "~", ".")) or is_in_a_file(name):
+        return True
+    looks_local = "/" in name or name.endswith(_FILES) or Path(name).exists()
+    return ":" not in name and looks_local and not is_hub_id(name)
 
 
 def shown(name: str) -> str:
-    """A path of this machine by its last part; everything else as it is."""
-    return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", "~")) else name
+    """A path by its last part, but a run's checkpoint by run and step; all else as it is."""
+    if found := CHECKPOINT.fullmatch(name):
+        return f"{found[1]}-{found[2]}"
+    return name.rstrip("/").rpartition("/")[2] if is_path(name) else name
 
 
 def _terms(stage: Stage) -> Iterator[Term]:

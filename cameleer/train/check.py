@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 from cameleer.data.prompts import check_truths, load_prompts
 from cameleer.data.sources import Source, is_local
-from cameleer.errors import CameleerError
+from cameleer.errors import CameleerError, nearest
 from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Curate, Ladder, Recipe
 from cameleer.train.guards import notices, refuse_full_disk, refuse_output, refuse_undecided
@@ -259,11 +259,27 @@ def _need_model(recipe: Recipe | Curate) -> None:
 
 
 def _need_the_hub(name: str, local: bool) -> None:
-    if not local and os.environ.get("HF_HUB_OFFLINE") == "1":
-        from huggingface_hub import try_to_load_from_cache
+    """Raises CameleerError for what looks like a path of this machine, and is not there."""
+    if local or os.environ.get("HF_HUB_OFFLINE") != "1":
+        return
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            raise NotCheckedError(f"{name} is on the hub, which cannot be reached from here")
+    try:
+        known = try_to_load_from_cache(name, "config.json")
+    except HFValidationError:
+        return  # No hub id, so a path: whatever reads it says what is wrong.
+    if isinstance(known, str):
+        return
+    path = Path(name)
+    siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    hint = nearest(path.name, siblings)
+    if path.parent.is_dir() and (path.parent != Path() or (path.suffix and hint)):
+        raise CameleerError(
+            f"{name} does not exist.{hint} Paths are taken from the directory the command runs in; "
+            "were it a name on the hub, that cannot be reached from here."
+        )
+    raise NotCheckedError(f"{name} is on the hub, which cannot be reached from here")
 
 
 def _look_only_where_there_is_something() -> None:

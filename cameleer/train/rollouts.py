@@ -41,7 +41,10 @@ SCHEMA = pa.schema(
         ("advantage", pa.float32()),
     ]
 )
-"""`reward` is null where no verdict was reached, `advantage` where none was computed yet."""
+"""`reward` is null where no verdict was reached, `advantage` where none was computed yet.
+
+`advantage` is that of the last token: of GRPO's all sampled tokens have the same, of PPO's each has
+its own."""
 
 
 def path_of(directory: Path, step: int) -> Path:
@@ -62,7 +65,6 @@ def write(path: Path, step: int, groups: Sequence[Group], batch: Batch | None = 
         found = zip(batch.rewards_B.tolist(), batch.scored_B.tolist(), strict=True)
         rewards = [reward if scored else None for reward, scored in found]
         if batch.advantages_N is not None:
-            # The same on all sampled tokens, of which the last of a sequence is one.
             advantages = batch.advantages_N[batch.lengths_B.cumsum(0) - 1].tolist()
     rows = [
         {

@@ -125,16 +125,18 @@ def read_inputs(recipe: Recipe) -> Inputs:
     longest = max((len(p.tokens) for p in (*prompts.prompts, *heldout.prompts)), default=0) + answer
     longest = max(longest, examples.longest)
     window = getattr(config, "max_position_embeddings", None)
+    lower = "max_prompt_tokens or max_tokens" if recipe.rollout else "max_tokens"
     if window and longest > window:
+        parts = f" (its prompt, and {answer} of {its_name})" if longest > examples.longest else ""
         raise ModelError(
-            f"The longest sequence has {longest} tokens (its prompt, and {answer} of {its_name}), "
-            f"and {source} was made for {window}. Lower max_prompt_tokens or max_tokens."
+            f"The longest sequence has {longest} tokens{parts}, and {source} was made for "
+            f"{window}. Lower {lower}."
         )
     sliding = getattr(config, "sliding_window", None)
     if sliding and longest > sliding:
         raise ModelError(
             f"The longest sequence has {longest} tokens, and {source} attends to the last "
-            f"{sliding} only, which is not implemented. Lower max_prompt_tokens or max_tokens."
+            f"{sliding} only, which is not implemented. Lower {lower}."
         )
     refuse_overlap(prompts, examples, heldout, heldout_pairs)
     answer = answer or examples.longest_trained

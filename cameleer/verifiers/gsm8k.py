@@ -46,7 +46,7 @@ class GSM8K:
         if gold is None:
             return Score(0.0, "invalid", f"ground truth {brief(truth)}: {_NO_NUMBER}")
         if self.compat == "tulu3":
-            right = tulu3.gsm8k_is_right(text, str(truth))
+            right = tulu3.gsm8k_is_right(text, _spelled(truth))
             return Score(float(right), reason="the last number, as published")
         rule, readings = _readings(numbers.with_ascii_digits(before_new_problem(text)))
         if not readings:
@@ -69,7 +69,14 @@ _NO_NUMBER = "it is not a number such as 18 or -2.5"
 def _gold(truth: Any) -> Fraction | None:
     if isinstance(truth, int) and not isinstance(truth, bool):
         return Fraction(truth)
+    if isinstance(truth, float):
+        truth = _spelled(truth)
     return numbers.read(truth.strip().removeprefix("$")) if isinstance(truth, str) else None
+
+
+def _spelled(truth: Any) -> str:
+    """A truth as text: 18.0 as 18, and 0.1 as a tenth, which no float is."""
+    return repr(truth).removesuffix(".0") if isinstance(truth, float) else str(truth)
 
 
 def _readings(text: str) -> tuple[str, list[Reading]]:

@@ -46,6 +46,21 @@ def test_all_of_the_assistants_turns_are_compared(tmp_path: Path):
     assert bytes(t for t, m in zip(chosen.tokens, chosen.mask, strict=True) if m) == b"b\0d\0"
 
 
+def test_conversations_may_part_before_their_last_answers(tmp_path: Path):
+    one = [user("a"), assistant("b"), user("c"), assistant("d")]
+    row = {"chosen": one, "rejected": [user("a"), assistant("B")]}
+    assert len(pairs_of(tmp_path, row).items) == 1
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Sum up: long", " Sum up: long text\n", "u: Sum up: long text\na: …", [user("Sum")]]
+)
+def test_a_prompt_beside_conversations_may_be_written_otherwise(tmp_path: Path, prompt: Any):
+    asked = user("Sum up: long text")
+    row = {"chosen": [asked, assistant("a")], "rejected": [asked, assistant("b")]}
+    assert len(pairs_of(tmp_path, {"prompt": prompt, **row}).items) == 1
+
+
 def test_what_prefers_nothing_is_left_out_and_counted(tmp_path: Path):
     rows = [
         {"prompt": "Hi", "chosen": "yes", "rejected": "no"},
@@ -86,6 +101,33 @@ def test_a_pair_of_which_one_is_cut_counts_as_cut(tmp_path: Path):
         ({"chosen": [{"role": "bot", "content": "a"}], "rejected": []}, "a role of system, user"),
         ({"chosen": [user("Hi"), assistant("a")], "rejected": []}, "`rejected` has to be a list"),
         ({"chosen": [user("Hi"), assistant("a")]}, "has no rejected, which format 'preference'"),
+        (
+            {"chosen": [user("Ali?"), assistant("3")], "rejected": [user("Bo?"), assistant("9")]},
+            "answer different questions: they differ from turn 1 on",
+        ),
+        (
+            {
+                "chosen": [user("Hi"), assistant("a")],
+                "rejected": [user("Hi"), assistant("a"), user("So?"), assistant("b")],
+            },
+            "they differ from turn 3 on, which is not an answer in both",
+        ),
+        (
+            {
+                "prompt": "Bye",
+                "chosen": [user("Hi"), assistant("a")],
+                "rejected": [user("Hi"), assistant("b")],
+            },
+            "`prompt` is 'Bye', which neither `chosen` nor `rejected` answers",
+        ),
+        (
+            {
+                "prompt": [user("Hi"), assistant("a"), user("Bye")],
+                "chosen": [user("Hi"), assistant("a")],
+                "rejected": [user("Hi"), assistant("b")],
+            },
+            "`prompt` is 'Bye'",
+        ),
         ({"prompt": "Hi", "chosen": "a", "rejected": "a"}, "No preference pair is left"),
     ],
 )

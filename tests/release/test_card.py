@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,18 @@ from fakes import dpo, grpo, held_out, sft
 from huggingface_hub import ModelCard
 from made_runs import made, made_evaluation, made_ladder
 
+from cameleer.algorithms.dpo import DPO
+from cameleer.algorithms.grpo import GRPO
 from cameleer.algorithms.ppo import PPO
+from cameleer.algorithms.reward_model import RewardModel
+from cameleer.algorithms.sft import SFT
 from cameleer.data.sources import Source
-from cameleer.recipe import Model, Recipe
+from cameleer.recipe import Eval, LoRA, Model, Recipe, Rollout
 from cameleer.recipe_files import to_json
 from cameleer.recipes import tulu31_8b
 from cameleer.release.card import Released, card
 from cameleer.release.hyperparameters import hyperparameters
-from cameleer.release.terms import Term, is_hub_id, terms, united
+from cameleer.release.terms import Term, is_hub_id, is_path, shown, terms, united
 from cameleer.release.verify import Verified
 from cameleer.report.stages import Stage, ancestors, read_tree
 
@@ -126,6 +130,13 @@ def test_data_is_named_with_rows_checksum_and_part(ladder: Stage, tiny: Path):
     assert "/home/me" not in text
 
 
+def test_a_function_s_rows_have_no_checksum(tmp_path: Path, tiny: Path):
+    stage = one_run(
+        tmp_path, sft(Path("a/b"), tmp_path), manifest={"data": [TALLY | {"sha256": ""}]}
+    )
+    assert cells(card(of(stage), tiny), "run")[0][2] == "none: no local file"
+
+
 def test_the_scores_of_all_stages_are_in_the_card(ladder: Stage, tiny: Path):
     text = card(of(ladder), tiny)
     assert "|  | start | sft, step 0 | grpo |" in text
@@ -166,8 +177,31 @@ def test_a_recipe_of_cameleer_s_own_classes_has_its_command(tmp_path: Path, tiny
     text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
     assert "$ cameleer run recipe.json --name sft" in text
     text = card(of(one_run(tmp_path, grpo(Path("a/b"), tmp_path))), tiny)
-    assert "It uses classes of fakes.py, which are not part of Cameleer" in text
-    assert "cameleer run recipe.json" not in text
+    assert "It uses code of fakes.py, which is not part of Cameleer" in text
+    assert "cameleer run recipe.json" not in text and "Put these" not in text
+    # A recipe.json may not import what its data or benchmarks name either.
+    for where in ("/home/me/mine.py:rows", "lad/mine.py:rows"):
+        data = (Source(path=where, format="chat"),)
+        text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path, data=data))), tiny)
+        assert "It uses code of mine.py, which is not part of Cameleer" in text
+        assert "cameleer run recipe.json" not in text and "lad/" not in text
+
+
+def test_what_a_recipe_reads_from_files_is_to_be_put_there_first(tmp_path: Path, tiny: Path):
+    data = (Source(path="lad/mine.jsonl", format="chat"), Source(path="a/b", format="chat"))
+    start = Path("runs/lad/s1/checkpoints/step_250/model")
+    recipe = sft(start, tmp_path, data=data, evals=Eval(data="~/sets"))
+    text = card(of(one_run(tmp_path, recipe)), tiny)
+    _, listed = text.split("Put these into the directory first that it runs in:\n\n")
+    assert listed.partition("\n\n")[0].splitlines() == [
+        "- `s1-step_250`, `checkpoints/step_250/model` of the run `s1`",
+        "- `mine.jsonl`",
+        "- `sets`",
+    ]
+    assert "cameleer run recipe.json" in text
+    assert "lad/" not in text
+    whole = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
+    assert "Put these" not in whole
 
 
 def test_the_run_s_texts_stay_in_their_cells_and_are_no_html(tmp_path: Path, tiny: Path):
@@ -216,6 +250,62 @@ def test_other_algorithms_list_their_own(tmp_path: Path):
     assert found["Value function coefficient"] == "0.1"
 
 
+def test_refills_are_not_among_the_episodes_that_are_counted(tmp_path: Path):
+    rollout = Rollout(num_prompts=4, group_size=4, max_tokens=8, max_refills=3)
+    found = hyperparameters(one_run(tmp_path, grpo(Path("a/b"), tmp_path, rollout=rollout)))
+    # 4 steps of 4 prompts x 4 samples.
+    assert found["Total episodes (without refills)"] == "64" and "Total episodes" not in found
+    assert found["Rounds of refills a step, at most"] == "3"
+
+
+def test_an_adapter_is_listed(tmp_path: Path):
+    model = Model(source="a/b", lora=LoRA(rank=8, alpha=16.0, targets=("q_proj", "v_proj")))
+    found = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path, model=model)))
+    assert found["LoRA rank"] == "8" and found["LoRA alpha"] == "16"
+    assert found["LoRA targets"] == "q_proj, v_proj" and found["LoRA scale"] == "alpha / rank"
+    plain = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path)))
+    assert not any("LoRA" in label for label in plain)
+
+
+def test_the_models_that_rate_and_their_weight_are_listed(ladder: Stage):
+    terms_of = {"reward_model": {"source": "stage:sft", "weight": 0.5}}
+    recipe = {**ladder.recipe, **terms_of, "value_model": {"source": "/home/me/scorer"}}
+    made(ladder.directory, LINES, recipe=recipe)
+    found = hyperparameters(read_tree(ladder.directory.parent).stages[1])
+    assert (found["Reward model"], found["Reward model multiplier"]) == ("sft", "0.5")
+    assert found["Value model"] == "scorer"
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "absent", "present"),
+    [
+        (DPO(), "Target margin (gamma)", "Label smoothing"),
+        (DPO(variant="ipo"), "Label smoothing", "DPO penalty coefficient (beta)"),
+        (DPO(variant="simpo"), "", "Target margin (gamma)"),
+        (GRPO(beta=0.0), "KL estimator", "KL penalty coefficient (beta)"),
+        (GRPO(baseline="none"), "Advantages divided by the group's standard deviation", ""),
+        (
+            GRPO(surrogate="cispo", clip_eps_high=4.0, dual_clip=3.0),
+            "Dual clipping coefficient",
+            "Upper clipping coefficient",
+        ),
+    ],
+)
+def test_what_an_algorithm_does_not_read_is_not_listed(
+    tmp_path: Path, algorithm: Any, absent: str, present: str
+):
+    found = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path, algorithm=algorithm)))
+    assert absent not in found and (not present or present in found)
+
+
+@pytest.mark.parametrize("algorithm", [SFT(), DPO(), GRPO(), PPO(), RewardModel()])
+def test_every_field_of_cameleer_s_algorithms_has_words(tmp_path: Path, algorithm: Any):
+    every = {field.name: 0.5 for field in fields(algorithm)}
+    recipe = to_json(sft(Path("a/b"), tmp_path, algorithm=algorithm))
+    recipe["algorithm"] |= every
+    assert not every.keys() & hyperparameters(one_run(tmp_path, recipe)).keys()
+
+
 def test_a_reward_model_is_told_how_to_score(tmp_path: Path, tiny: Path):
     text = card(of(one_run(tmp_path, dpo(Path("a/b"), tmp_path)), is_reward_model=True), tiny)
     assert header(text)["pipeline_tag"] == "text-classification"
@@ -245,6 +335,29 @@ def test_terms_of_what_a_stage_made_are_those_of_what_made_it(ladder: Stage):
 )
 def test_hub_ids_are_told_from_paths(name: str, expected: bool):
     assert is_hub_id(name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("/abs/olute/", "olute"),
+        ("~/sets/a.jsonl", "a.jsonl"),
+        ("lad/mine.jsonl", "mine.jsonl"),
+        ("lad/mine.py:rows", "mine.py:rows"),
+        ("runs/lad/s1/checkpoints/step_250/model", "s1-step_250"),
+        ("/runs/s1/checkpoints/step_40/model/", "s1-step_40"),
+        ("a/b/c", "c"),
+    ],
+)
+def test_paths_are_shown_by_what_they_end_with(name: str, expected: str):
+    assert is_path(name) and shown(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name", ["openai/gsm8k", "gpt2", "stage:pairs/right", "cameleer.models.tiny:arithmetic_llama"]
+)
+def test_what_is_no_path_is_shown_whole(name: str):
+    assert not is_path(name) and shown(name) == name
 
 
 def test_nothing_at_all_is_not_stated():

@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from cameleer.cli import main
+from cameleer.distributed.launch import run as launch
 from cameleer.errors import RunError
 from cameleer.log import quiet_libraries
 from cameleer.models.load import load_tokenizer
+from cameleer.recipe import Output
 from cameleer.release import export, verify
 from cameleer.release.export import RECORD, release
 from cameleer.release.origin import origin
@@ -95,6 +97,27 @@ def test_a_release_says_nothing_of_the_machine(released: Path, real_ladder: Path
     for name in ("recipe.json", "README.md", RECORD):
         assert str(real_ladder.parent) not in (released / name).read_text()
         assert str(Path(__file__).parent.parent) not in (released / name).read_text()
+
+
+def test_a_released_recipe_runs_once_what_its_card_names_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    short: dict[str, Any] = {"num_steps": 1, "output": Output(directory="runs")}
+    (first,) = launch(sft(tiny_llama(tmp_path / "llama"), tmp_path, name="first", **short))
+    start = first / "checkpoints/step_1/model"
+    (second,) = launch(sft(start, tmp_path, name="second", **short))
+    card = (release(second)[0] / "README.md").read_text()
+    assert "- `first-step_1`, `checkpoints/step_1/model` of the run `first`\n" in card
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(second / "release/recipe.json", elsewhere)
+    shutil.copytree(start, elsewhere / "first-step_1")
+    monkeypatch.chdir(elsewhere)
+    assert main(["run", "recipe.json", "--name", "again"]) == 0
+    weights = "checkpoints/step_1/model/model.safetensors"
+    again = elsewhere / "runs/again" / weights
+    assert again.read_bytes() == (tmp_path / second / weights).read_bytes()
 
 
 def test_a_stage_and_a_step_can_be_named(run: Path):

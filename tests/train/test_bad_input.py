@@ -173,16 +173,18 @@ def test_stages_of_one_name_are_refused(model: Path, tmp_path: Path):
         Ladder(name="both", stages=(stage, stage)).validate()
 
 
-@pytest.mark.parametrize("kind", ["reinforcement", "imitation"])
-def test_a_sequence_longer_than_the_model_is_refused(tmp_path: Path, kind: str):
+def test_a_sequence_longer_than_the_model_is_refused(tmp_path: Path):
     short = tiny_llama(tmp_path / "short", max_tokens=40)
     rollout = Rollout(num_prompts=4, group_size=4, max_tokens=30)
-    recipe = grpo(short, tmp_path, rollout=rollout)
-    if kind == "imitation":
-        recipe = sft(short, tmp_path)
-    message = refusal(recipe)
-    assert f"tokens (its prompt, and {30 if kind == 'reinforcement' else 0} of" in message
+    message = refusal(grpo(short, tmp_path, rollout=rollout))
+    assert "tokens (its prompt, and 30 of rollout.max_tokens), and" in message
     assert f"{short} was made for 40. Lower max_prompt_tokens or max_tokens." in message
+
+
+def test_an_example_longer_than_the_model_is_refused(tmp_path: Path):
+    short = tiny_llama(tmp_path / "short", max_tokens=40)
+    message = refusal(sft(short, tmp_path))
+    assert f"tokens, and {short} was made for 40. Lower max_tokens." in message
 
 
 def test_a_sequence_longer_than_a_sliding_window_is_refused(model: Path, tmp_path: Path):

@@ -59,6 +59,9 @@ def test_every_rung_begins_where_the_recipe_says(model: Path, tmp_path: Path):
     manifest = read_json(tmp_path / "ladder/pairs/manifest.json")
     assert manifest["counts"]["pairs"] == len(pairs) > 4
     assert manifest["weights"]["policy"] == started["dpo"]["policy"]
+    (data,) = manifest["data"]
+    assert (data["rows"], data["kept"], data["name"]) == (64, 64, "arithmetic")
+    assert data["tokens"] > 64 * data["longest"] / 2
     assert {row["rewards"][0] > row["rewards"][1] for row in pairs} == {True}
 
 

@@ -130,6 +130,16 @@ def test_rollouts_are_a_row_a_completion_with_all_that_was_learnt_from(model: Pa
         assert sum(row["advantage"] for row in siblings) == pytest.approx(0, abs=1e-5)
 
 
+def test_the_advantage_of_a_row_is_that_of_its_last_token(tmp_path: Path):
+    groups = [group(0, [(completion(n), Score(1.0)) for n in (2, 3)])]
+    batch = assemble(groups, Reward())
+    places_N = torch.arange(batch.tokens_N.numel(), dtype=torch.float32)
+    path = tmp_path / "step.parquet"
+    rollouts.write(path, 1, groups, replace(batch, advantages_N=places_N))
+    first, second = (row["advantage"] for row in rollouts.read_rows(path))
+    assert (first, second) == (batch.lengths_B[0] - 1, places_N[-1])
+
+
 def test_undecided_completions_are_counted_and_have_no_reward(model: Path, tmp_path: Path):
     (directory,) = run(grpo(model, tmp_path, verifiers={"gsm8k": Breaks()}, num_steps=1))
     (line,) = read_metrics(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
@@ -120,7 +121,9 @@ def test_every_solution_of_the_data_set_is_right_for_its_own_answer(split: str):
             assert verifier.score(text, wrong).value == 0.0, text
 
 
-@pytest.mark.parametrize("truth", ["", "eighteen", "18 or 19", None, [18], True, "1,8", "9" * 5000])
+@pytest.mark.parametrize(
+    "truth", ["", "eighteen", "18 or 19", None, [18], True, math.nan, "1,8", "9" * 5000]
+)
 def test_a_truth_that_is_no_number_is_refused_and_never_scored(truth: object):
     why = GSM8K().validate(truth)
     score = GSM8K().score("#### 18", truth)
@@ -128,9 +131,16 @@ def test_a_truth_that_is_no_number_is_refused_and_never_scored(truth: object):
     assert (score.value, score.status) == (0.0, "invalid")
 
 
-@pytest.mark.parametrize("truth", ["18", "-5", "1,800", "0.5", "$18", 18])
+@pytest.mark.parametrize("truth", ["18", "-5", "1,800", "0.5", "$18", 18, 18.0, 3.5, -1e16])
 def test_a_truth_that_is_a_number_is_read(truth: object):
     assert GSM8K().validate(truth) is None
+
+
+@pytest.mark.parametrize(("truth", "right"), [(18.0, "18"), (0.1, "0.1"), (-2.5, "-2.5")])
+def test_a_truth_of_json_s_decimals_is_the_number_that_is_written(truth: float, right: str):
+    for verifier in (GSM8K(), GSM8K(compat="tulu3")):
+        assert verifier.score(f"#### {right}", truth).value == 1.0
+        assert verifier.score("#### 7", truth).value == 0.0
 
 
 def test_it_is_a_verifier():
