@@ -96,7 +96,9 @@ def test_a_curate_stage_is_not_gone_on_with_otherwise(model: Path, tmp_path: Pat
         run(other, resume=True)
 
 
-def test_a_reward_model_rates_answers_without_verifiers(model: Path, tmp_path: Path):
+def test_a_reward_model_adds_to_what_the_verifiers_of_a_curate_stage_give(
+    model: Path, tmp_path: Path
+):
     stages = (
         sft(model, tmp_path, num_steps=60),
         curate(tmp_path),
