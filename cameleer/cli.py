@@ -171,14 +171,13 @@ def _add_data_arguments(tools: argparse._SubParsersAction[argparse.ArgumentParse
     show = tools.add_parser(
         "show", help="rows as the model will see them, trained tokens in colour"
     )
-    pairs = tools.add_parser("pairs", help="preference pairs from a model's own, verified answers")
+    pairs = tools.add_parser("pairs", help="preference pairs from a model's own, rated answers")
     for command in (show, pairs):
         add = command.add_argument
         add("model", help="a Hugging Face directory or hub id")
         add("source", help="a .jsonl, .jsonl.gz or .parquet file, a hub id, or file.py:function")
-        formats = ["rlvr", "gsm8k", "math"]
-        if command is show:
-            formats += ["chat", "preference"]
+        formats = ["rlvr", "gsm8k", "math", "chat"]
+        formats += ["preference"] if command is show else []
         add("--format", choices=formats, required=True)
         add("--split", default="train")
         add("--subset", help="configuration of a hub data set that has several")
@@ -187,9 +186,10 @@ def _add_data_arguments(tools: argparse._SubParsersAction[argparse.ArgumentParse
     show.add_argument("--max-tokens", type=int, help="cut, as training with this limit would")
     add = pairs.add_argument
     add("--output", type=Path, required=True, help="a .jsonl file for the pairs")
-    add("--right", type=Path, help="a .jsonl file for one right answer to each question")
+    add("--right", type=Path, help="a .jsonl file for the right, or best-rated, answers")
     add("--samples", type=int, default=8, help="answers to each question")
     add("--reward-model", metavar="MODEL", help="adds its score to what the verifiers give")
+    add("--no-verifiers", action="store_true", help="--reward-model alone rates, as it does chat")
     add("--temperature", type=float, default=1.0)
     add("--max-tokens", type=int, default=512, help="longest answer")
     add("--max-prompt-tokens", type=int, default=2048, help="longer questions are left out")

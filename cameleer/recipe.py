@@ -222,10 +222,11 @@ class Recipe:
     """Rounds of the loop: collections of rollouts, or batches of examples."""
     rollout: Rollout | None = None
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
-    """By the name that the data's checks use."""
+    """By the name that the data's checks use. With none, a `reward_model` alone rates."""
     reward: Reward = Reward()
     reward_model: RewardTerm | None = None
-    """Added to `reward` where that is not `without_eos`."""
+    """Added to `reward` where that is not `without_eos`. Have that below the model's scores, or a
+    cut answer is better than an ended one. Rows of format `chat` have no other reward."""
     value_model: Model | None = None
     """What the value model of PPO starts from: a reward model, or a language model, which gets a
     new head. It has to have the policy's tokenizer, and may be of another size."""
@@ -270,7 +271,8 @@ class Curate:
     """A stage of a ladder that trains nothing: a policy's own answers, rated, become data.
 
     Its directory gets ``pairs.jsonl``, the best and worst answer to each question, and
-    ``right.jsonl``, one right answer to each (rejection sampling). A later stage reads them as
+    ``right.jsonl``, one right answer to each (rejection sampling); of a question that a reward
+    model alone rates, the best one. A later stage reads them as
     ``Source(path="stage:NAME", format="preference")`` and
     ``Source(path="stage:NAME/right", format="chat")``.
     """
@@ -282,7 +284,8 @@ class Curate:
     rollout: Rollout
     verifiers: Mapping[str, Verifier] = field(default_factory=dict)
     reward_model: RewardTerm | None = None
-    """Its weighted score is added to what the verifiers give."""
+    """Its weighted score is added to what the verifiers give. Without any, and to rows of format
+    `chat`, it is all that rates."""
     seed: int = 1
     runtime: Runtime = Runtime()
     output: Output = Output()

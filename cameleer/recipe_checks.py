@@ -151,8 +151,12 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
             f"num_minibatches is {recipe.num_minibatches}, but a step has only "
             f"{rollout.num_prompts} groups to divide. Lower it, or set split='sequence'."
         )
-    if not recipe.verifiers:
-        yield "The recipe has no `verifiers`, so no completion could be scored. Add one."
+    if not recipe.verifiers and not recipe.reward_model:
+        yield (
+            "The recipe has neither `verifiers` nor a `reward_model`, so no completion could be "
+            "rated. Add one."
+        )
+    yield from _without_truths(recipe)
 
 
 def curate_problems(stage: Curate) -> Iterator[str]:
@@ -171,8 +175,19 @@ def curate_problems(stage: Curate) -> Iterator[str]:
         yield "The stage has no `data`. Name at least one Source of questions."
     if not stage.verifiers and not stage.reward_model:
         yield "The stage has neither `verifiers` nor a `reward_model`, which rate the answers."
+    yield from _without_truths(stage)
     if stage.model.lora:
         yield "A Curate stage trains nothing. Remove `lora` from its `model`."
+
+
+def _without_truths(stage: Recipe | Curate) -> Iterator[str]:
+    """Questions that nothing of the stage could rate the answers to."""
+    for source in stage.data:
+        if source.format == "chat" and not stage.reward_model:
+            yield (
+                f"{source.path} has rows of format 'chat', which have no ground truth to reward. "
+                "Add a `reward_model`, which rates answers without one, or name another source."
+            )
 
 
 def _lora_problems(lora: LoRA, name: str) -> Iterator[str]:

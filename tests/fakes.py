@@ -122,6 +122,22 @@ def tiny_llama(directory: Path, *, seed: int = 0, max_tokens: int = 128) -> Path
         )
 
 
+def conversations(split: str) -> Iterator[dict[str, Any]]:
+    """The arithmetic problems as turns, which say nothing of what is right."""
+    for row in problems(split):
+        question = {"role": "user", "content": row["question"]}
+        yield {"messages": [question, {"role": "assistant", "content": row["answer"]}]}
+
+
+CHAT = replace(ARITHMETIC, path="fakes:conversations", format="chat", name="chat")
+
+
+def named_otherwise(split: str) -> Iterator[dict[str, Any]]:
+    """A question with the name of a verifier that there is not."""
+    turns = [{"role": "user", "content": "How many ?"}]
+    yield {"messages": turns, "ground_truth": "7", "dataset": "other"}
+
+
 def sft(model: Path, root: Path, /, **changes: Any) -> Recipe:
     """Four steps of imitation."""
     recipe = Recipe(

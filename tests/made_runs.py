@@ -61,7 +61,8 @@ def made(
 
 
 def sampled(step: int, **changes: Any) -> dict[str, Any]:
-    """A right completion, but for what is changed."""
+    """A right completion, but for what is changed. A score of None: it has no check."""
+    given = changes.get("score", {})
     score = {"verifier": "gsm8k", "value": 1.0, "status": "scored", "reason": "stated: 7"}
     return {
         "step": step,
@@ -77,7 +78,7 @@ def sampled(step: int, **changes: Any) -> dict[str, Any]:
         "reward": 10.0,
         "advantage": 0.5,
         **changes,
-        "scores": [{**score, **changes.get("score", {})}],
+        "scores": [] if given is None else [{**score, **given}],
     }
 
 

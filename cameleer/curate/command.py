@@ -19,6 +19,7 @@ from cameleer.files import write_lines
 from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Curate, Model, RewardTerm, Rollout, Runtime
 from cameleer.types import DType
+from cameleer.verifiers.base import Verifier
 from cameleer.verifiers.gsm8k import GSM8K
 from cameleer.verifiers.ifeval import IFEval
 from cameleer.verifiers.math import Math
@@ -69,7 +70,7 @@ def coloured(example: Example, tokenizer: Any) -> Text:
 
 
 def make(asked: argparse.Namespace) -> int:
-    """Answer questions several times with a model, verify, and write pairs and right answers."""
+    """Answer questions several times with a model, rate, and write pairs and right answers."""
     if asked.samples < 2:
         raise RecipeError(f"--samples is {asked.samples}; a pair takes 2 answers or more.")
     if asked.temperature <= 0:
@@ -80,7 +81,9 @@ def make(asked: argparse.Namespace) -> int:
     for path in outputs:
         if path.exists():
             raise RunError(f"{path} exists already. Name another file, or delete it.")
-    found, _ = answered(_stage(asked))
+    stage = _stage(asked)
+    stage.validate()
+    found, _ = answered(stage)
     for path, rows in zip(outputs, (found.pairs, found.right), strict=False):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,12 +101,13 @@ def _stage(asked: argparse.Namespace) -> Curate:
         "cuda" if torch.cuda.is_available() else "cpu"
     )
     dtype: DType = "bfloat16" if device == "cuda" else "float32"
+    known: dict[str, Verifier] = {"gsm8k": GSM8K(), "math": Math(), "ifeval": IFEval()}
     judge = RewardTerm(source=asked.reward_model, dtype=dtype) if asked.reward_model else None
     return Curate(
         name="pairs",
         model=Model(source=asked.model, dtype=dtype, chat_template=asked.chat_template),
         data=(_source(asked, asked.count),),
-        verifiers={"gsm8k": GSM8K(), "math": Math(), "ifeval": IFEval()},
+        verifiers={} if asked.no_verifiers else known,
         reward_model=judge,
         rollout=Rollout(
             num_prompts=_NO_LIMIT,

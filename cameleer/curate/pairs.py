@@ -18,7 +18,9 @@ class Curated:
     pairs: list[dict[str, Any]] = field(default_factory=list)
     """Format `preference`: `prompt`, `chosen` and `rejected` as turns; `rewards` and `id`."""
     right: list[dict[str, Any]] = field(default_factory=list)
-    """Format `chat`: one fully right answer to each question that has any (rejection sampling)."""
+    """Format `chat`: one answer to imitate to each question that has any (rejection sampling)."""
+    num_rated: int = 0
+    """How many of `right` are the best-rated answers to questions without checks."""
     dropped: Mapping[str, int] = field(default_factory=dict)
     """Questions without a pair, by reason."""
 
@@ -26,8 +28,8 @@ class Curated:
 def curate(groups: Sequence[Group], rewards: Sequence[float], *, seed: int) -> Curated:
     """Pair the best and the worst answer to each question.
 
-    A right answer has full scores of all its checks, and is the best of those; without checks it is
-    the best answer.
+    To imitate is the best of the answers with full scores of all their checks. A question without
+    checks has the best of all its answers there, good or not: nobody can say that it is right.
 
     Only answers that ended by themselves and reached a verdict count: a cut one, rendered as a
     turn, would have an end that the policy never wrote. Among equals the seed draws. Answers of
@@ -47,7 +49,9 @@ def curate(groups: Sequence[Group], rewards: Sequence[float], *, seed: int) -> C
         rng.shuffle(answers)
         best, worst = max(answers, key=_reward), min(answers, key=_reward)
         prompt = [dict(message) for message in group.prompt.messages]
-        right = [answer for answer in answers if answer.right]
+        is_checked = bool(group.prompt.checks)
+        right = [answer for answer in answers if answer.right] if is_checked else [best]
+        found.num_rated += not is_checked
         if right:
             chosen = _turn(max(right, key=_reward).text)
             found.right.append({"messages": [*prompt, chosen], "id": group.prompt.id})
@@ -61,6 +65,8 @@ def curate(groups: Sequence[Group], rewards: Sequence[float], *, seed: int) -> C
                     "id": group.prompt.id,
                 }
             )
+        elif not is_checked:
+            dropped["all answers equally rated"] += 1
         elif len(right) == len(answers):
             dropped["all answers equally right"] += 1
         else:

@@ -122,6 +122,7 @@ def answered(stage: Curate, directory: Path | None = None) -> tuple[Curated, dic
             part = curate(groups, batch.rewards_B.tolist(), seed=stage.seed)
             found.pairs += part.pairs
             found.right += part.right
+            found.num_rated += part.num_rated
             dropped.update(part.dropped)
     found.dropped = dict(dropped)
     manifest = {
@@ -140,7 +141,9 @@ def answered(stage: Curate, directory: Path | None = None) -> tuple[Curated, dic
 
 def tell(found: Curated, where: str) -> None:
     """What came of it, on the console."""
-    text = f"{len(found.pairs):,} pairs and {len(found.right):,} right answers -> {where}"
+    counts = {"right": len(found.right) - found.num_rated, "best-rated": found.num_rated}
+    kinds = [f"{n:,} {kind}" for kind, n in counts.items() if n] or ["0 right"]
+    text = f"{len(found.pairs):,} pairs and {' and '.join(kinds)} answers -> {where}"
     console.print(text, markup=False)
     for reason, count in found.dropped.items():
         console.print(f"{count:,} questions without a pair: {reason}", markup=False)

@@ -18,14 +18,16 @@ _ROLES = ("system", "user", "assistant")
 
 
 def question(row: Row, source: Source) -> tuple[tuple[Message, ...], tuple[Check, ...], str]:
-    """What a row asks, what answers are held against, and the name of its source."""
+    """What a row asks, what answers are held against, and the name of its source.
+
+    Answers to rows of format `chat` are held against nothing: a reward model alone can rate them.
+    """
     fields = row.fields
-    if source.format in ("chat", "preference"):
+    if source.format == "preference":
         raise DataError(
-            f"{row.origin}: rows of format '{source.format}' have no ground truth to reward."
+            f"{row.origin}: rows of format 'preference' have no ground truth to reward."
         )
-    if source.format == "rlvr":
-        verifier = str(fields["dataset"]).lower()
+    if source.format in ("rlvr", "chat"):
         messages = turns_in(messages_in(fields["messages"], row), row)
         if len(messages) > 1 and messages[-1]["role"] == "assistant":
             # The reference's rule: a worked answer at the end is not part of the prompt.
@@ -36,6 +38,9 @@ def question(row: Row, source: Source) -> tuple[tuple[Message, ...], tuple[Check
                 "question.",
                 "a prompt without a question at its end",
             )
+        if source.format == "chat":
+            return messages, (), source.name or source.format
+        verifier = str(fields["dataset"]).lower()
         return messages, (Check(verifier, fields["ground_truth"]),), source.name or verifier
     text = str(fields["question" if source.format == "gsm8k" else "problem"]).strip()
     asked = turns_in(messages_in([{"role": "user", "content": text}], row), row)

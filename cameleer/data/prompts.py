@@ -228,18 +228,21 @@ def check_truths(
 ) -> Prompts:
     """The prompts whose ground truths can be read, where their sources may skip the others.
 
-    Their truths are as their verifiers read them (`truth_for`).
+    Their truths are as their verifiers read them (`truth_for`). Where there are no verifiers at
+    all, a reward model alone rates, and no prompt keeps its checks.
 
     Raises DataError for a truth of another source, and for a verifier that nobody knows.
     """
     prompts = found.prompts
+    if not verifiers:
+        return replace(found, prompts=tuple(replace(prompt, checks=()) for prompt in prompts))
     unknown = Counter(
         name for prompt in prompts for name in {c.verifier for c in prompt.checks} - set(verifiers)
     )
     for name, count in unknown.most_common(1):
         raise DataError(
             f"{count:,} of {len(prompts):,} prompts name the verifier '{name}', which the recipe "
-            f"does not have (it has {', '.join(sorted(verifiers)) or 'none'}). Add it to "
+            f"does not have (it has {', '.join(sorted(verifiers))}). Add it to "
             "`verifiers`, or drop these rows."
         )
     unreadable = {}

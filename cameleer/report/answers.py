@@ -11,7 +11,8 @@ from cameleer.errors import RunError
 from cameleer.report.stages import Stage, parent_of
 from cameleer.train import rollouts
 
-KINDS = ("right", "wrong", "truncated", "undecided")
+KINDS = ("right", "wrong", "rated", "truncated", "undecided")
+"""Rated is what no verifier read, but a reward model alone."""
 _EACH = 3
 _FILES = 4
 """Steps that are read for each kind, at most."""
@@ -57,6 +58,8 @@ def kind_of(row: Mapping[str, Any]) -> str:
         return "undecided"
     if row["finish_reason"] == "length":
         return "truncated"
+    if not row["scores"]:
+        return "rated"
     return "right" if all(score["value"] >= 1 for score in row["scores"]) else "wrong"
 
 
@@ -65,6 +68,7 @@ def _paths(stage: Stage, kind: str) -> Iterator[Path]:
     may: Mapping[str, Callable[[Mapping[str, Any]], bool]] = {
         "right": lambda m: m.get("verifiable_rate", 1) > 0,
         "wrong": lambda m: m.get("verifiable_rate", 0) < 1,
+        "rated": lambda m: not m or "reward/model" in m,
         "truncated": lambda m: m.get("finish/length", 1) > 0,
         "undecided": lambda m: m.get("status/undecided", 1) + m.get("status/invalid", 1) > 0,
     }

@@ -66,7 +66,7 @@ def draw_curve(directory: Path, path: Path | None = None) -> Path:
         for t, keys in (*_PANELS, ("Benchmarks", scores))
         if any(series(records, k)[0] for k in keys)
     ]
-    if any("verifiable_rate" in r for r in records):
+    if any("reward/mean" in r for r in records):
         panels = [(title, keys) for title, keys in panels if title != "Loss"]
     rows = -(-len(panels) // 2)
     figure = Figure(figsize=(9, 2.4 * rows), layout="constrained")

@@ -244,7 +244,7 @@ def _rollouts(stage: Stage) -> Iterator[str]:
         yield f'<p class="left">{_e(problem)}</p>'
     cards = [_sample(sampled) for kind in KINDS for sampled in found[kind]]
     if cards:
-        none = [kind for kind in KINDS if not found[kind]]
+        none = [kind for kind in KINDS if not found[kind] and kind != "rated"]
         yield "<h3>Completions</h3><p class='soft'>Up to three of each kind, the newest first."
         yield f" None that was {_e(' or '.join(none))} in the steps looked at." if none else ""
         yield f"</p><div class='samples'>{''.join(cards)}</div>"

@@ -64,6 +64,8 @@ def plots_of(stage: Stage) -> Iterator[tuple[Plot, tuple[str, ...]]]:
     """Each plot, and the metrics in it."""
     keys = list(dict.fromkeys(key for line in stage.metrics for key in line if key != "step"))
     for number, panel in enumerate(PANELS):
+        if number == 1 and (benchmarks := _benchmarks(stage)):
+            yield benchmarks
         names = _matching(panel, keys)
         lines = [line for key in names if (line := _of(stage, key)) is not None]
         if not lines or (len(lines) == 1 and not panel.alone):
@@ -81,8 +83,6 @@ def plots_of(stage: Stage) -> Iterator[tuple[Plot, tuple[str, ...]]]:
             ),
             tuple(names),
         )
-        if number == 0 and (benchmarks := _benchmarks(stage)):
-            yield benchmarks
     if stack := _step_time(stage):
         yield stack
 

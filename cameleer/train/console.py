@@ -35,7 +35,7 @@ def step_line(step: int, num_steps: int, metrics: dict[str, float]) -> str:
     parts = [f"step {step:>{len(str(num_steps))}}/{num_steps}"]
     for label, key, form in _SHOWN:
         # The policy loss of reinforcement learning says nothing about progress.
-        if key in metrics and not (key == "loss" and "verifiable_rate" in metrics):
+        if key in metrics and not (key == "loss" and "reward/mean" in metrics):
             shown = f"{label} {metrics[key]:{form}}"
             parts.append(f"[yellow]{shown}![/]" if key in left else shown)
     if "time/step" in metrics:

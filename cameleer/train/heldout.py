@@ -27,6 +27,7 @@ def heldout_accuracy(
     Returns:
         The share answered rightly, of those that reached a verdict, and the counts of both kinds.
     """
+    assert all(prompt.checks for prompt in prompts), "nothing could be right without a check"
     # Step 0 is nobody's training step, so sampled answers have noise of their own.
     groups = collect(engine, pool, prompts, sampling, group_size=1, seed=seed, step=0)
     verdicts = [group.scores[0] for group in groups]

@@ -19,17 +19,19 @@ def rollout_metrics(groups: Sequence[Group], batch: Batch) -> dict[str, float]:
     lengths = [len(c.tokens) for c in completions]
 
     found: dict[str, float] = {}
-    by_source: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    by_source: dict[str, list[tuple[float, bool | None]]] = defaultdict(list)
     for reward, several, source, valid in zip(rewards, scores, sources, scored, strict=True):
         if valid:
-            right = float(all(s.value >= 1 for s in several))
+            # Without checks there is nothing to be right about.
+            right = all(s.value >= 1 for s in several) if several else None
             by_source[source].append((reward, right))
     everything = [pair for pairs in by_source.values() for pair in pairs]
     for name, pairs in {"": everything, **by_source}.items():
         suffix = f"/{name}" if name else ""
         if pairs:
             found[f"reward/mean{suffix}"] = _mean(reward for reward, _ in pairs)
-            found[f"verifiable_rate{suffix}"] = _mean(right for _, right in pairs)
+        if checked := [right for _, right in pairs if right is not None]:
+            found[f"verifiable_rate{suffix}"] = _mean(checked)
     found["reward/std"] = _std([reward for reward, _ in everything])
 
     found |= _group_metrics(groups, rewards, scored)
@@ -89,7 +91,7 @@ def _group_metrics(
         if len(set(values)) > 1:
             continue
         same += 1
-        if values:
+        if values and group.prompt.checks:
             verdicts = [group.scores[i - members.start] for i in members if scored[i]]
             right += all(s.value >= 1 for several in verdicts for s in several)
             wrong += all(s.value == 0 for several in verdicts for s in several)

@@ -28,7 +28,7 @@ from cameleer.data.prompts import (
     reasons,
 )
 from cameleer.data.sources import Source, local_file, sha256_of
-from cameleer.errors import ModelError, RecipeError, RunError, TrainingError
+from cameleer.errors import DataError, ModelError, RecipeError, RunError, TrainingError
 from cameleer.log import quiet_libraries
 from cameleer.models.heads import add_pad_token, fit_to_tokenizer, load_scorer
 from cameleer.models.load import (
@@ -119,6 +119,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
         else:
             heldout = checked_prompts(sources, recipe.verifiers, tokenizer, limit, recipe.seed)
             heldout = dataclasses.replace(heldout, prompts=heldout.prompts[:count])
+            _refuse_unchecked(heldout)
     answer, its_name = recipe.rollout.max_tokens if recipe.rollout else 0, "rollout.max_tokens"
     if recipe.heldout and not recipe.rollout:
         answer, its_name = longest_answer(examples), "the longest answer in the data"
@@ -141,6 +142,17 @@ def read_inputs(recipe: Recipe) -> Inputs:
     refuse_overlap(prompts, examples, heldout, heldout_pairs)
     answer = answer or examples.longest_trained
     return Inputs(tokenizer, config, prompts, examples, heldout, heldout_pairs, longest, answer)
+
+
+def _refuse_unchecked(heldout: Prompts) -> None:
+    """Raises DataError for questions of which nobody could say whether an answer is right."""
+    unchecked = [prompt.id for prompt in heldout.prompts if not prompt.checks]
+    if unchecked:
+        raise DataError(
+            f"{len(unchecked):,} of {len(heldout.prompts):,} held-out questions have no check, the "
+            f"first at {heldout.places[unchecked[0]][1]}: held-out questions need a ground truth, "
+            "and the recipe `verifiers` that read it. Add them, or remove `heldout`."
+        )
 
 
 def read_data(recipe: Recipe, tokenizer: Any) -> tuple[Prompts, Examples]:

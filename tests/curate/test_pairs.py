@@ -79,6 +79,16 @@ def test_a_question_without_contrast_gives_no_pair_and_is_counted(answers: Any, 
     assert said.startswith(reason) and count == 1
 
 
+def test_without_checks_the_best_rated_answer_is_the_one_to_imitate():
+    prompt = replace(one_prompt(1), checks=())
+    answers = (answer("fair"), answer("good"), answer("bad"), answer("cut", "length"))
+    found = pairs.curate([Group(prompt, answers, ((),) * 4)], [-1.0, -0.5, -3.0, 9.0], seed=0)
+    assert [row["messages"][-1]["content"] for row in found.right] == ["good"]
+    assert found.num_rated == 1 and found.pairs[0]["rewards"] == [-0.5, -3.0]
+    alike = pairs.curate([Group(prompt, answers[:2], ((), ()))], [1.0, 1.0], seed=0)
+    assert alike.dropped == {"all answers equally rated": 1}
+
+
 def test_the_seed_draws_among_equals():
     answers = [(answer(f"right {i}"), RIGHT) for i in range(5)]
     answers += [(answer(f"wrong {i}"), WRONG) for i in range(5)]

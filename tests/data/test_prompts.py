@@ -219,9 +219,24 @@ def test_the_name_of_a_source_is_that_of_its_prompts(tmp_path: Path):
     assert (prompt.source, prompt.id) == ("grade-school", "grade-school:0")
 
 
-def test_rows_to_imitate_cannot_be_rewarded(tmp_path: Path):
-    with pytest.raises(DataError, match="have no ground truth to reward"):
-        prompts_of(source(tmp_path, rlvr(user("?")), format="chat"))
+def test_a_conversation_asks_what_stands_before_its_last_answer_and_has_no_check(tmp_path: Path):
+    turns = [user("1 + 1?"), assistant("2"), user("And 2 + 2?")]
+    rows = source(
+        tmp_path, {"messages": turns}, {"messages": [*turns, assistant("4")]}, format="chat"
+    )
+    one, other = prompts_of(rows)
+    assert bytes(one.tokens) == b"u:1 + 1?\na:2\0u:And 2 + 2?\na:" == bytes(other.tokens)
+    assert one.checks == other.checks == () and (one.source, other.id) == ("chat", "chat:1")
+
+
+def test_a_conversation_without_a_question_at_its_end_is_refused(tmp_path: Path):
+    turns = [user("?"), assistant("3"), assistant("4")]
+    with pytest.raises(DataError, match="jsonl:1: the prompt ends with a turn of the assistant"):
+        prompts_of(source(tmp_path, {"messages": turns}, format="chat"))
+
+
+def test_without_any_verifier_no_prompt_keeps_its_checks():
+    assert [p.checks for p in checked(many(2, "gsm8k", "two"), {}).prompts] == [(), ()]
 
 
 class Picky(Bytes):

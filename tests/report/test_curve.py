@@ -57,6 +57,13 @@ def test_reinforcement_learning_has_its_panels_and_no_loss(online: Path):
     assert "training prompts" in found and "held out" in found
 
 
+def test_a_run_without_verifiers_has_no_panel_of_right_answers_and_no_loss(tmp_path: Path):
+    lines = ({"step": i, "reward/mean": i / 2, "loss": 0.1} for i in (1, 2))
+    directory = directory_with(tmp_path, *lines)
+    found = titles(draw_curve(directory))
+    assert "Reward" in found and not {"Correct", "Loss"} & set(found)
+
+
 def test_imitation_has_a_loss(tmp_path: Path):
     records = [{"step": step, "loss": 4.0 / step, "optim/grad_norm": 1.0} for step in (1, 2, 3)]
     found = titles(draw_curve(directory_with(tmp_path, *records)))

@@ -235,6 +235,22 @@ def test_completions_of_each_kind_are_shown_with_scores_and_reasons(tmp_path: Pa
     assert "(3 tokens; no tokenizer of the run is at hand)" in parsed.text
 
 
+def test_a_completion_that_a_reward_model_alone_rated_is_neither_right_nor_wrong(tmp_path: Path):
+    rated = {"text": "I am liked", "score": None}
+    metrics = steps(2, **{"reward/mean": 1.5, "reward/model": 1.5})
+    parsed = shown(made(tmp_path / "run", metrics, rollouts={2: [rated]}))
+    kinds = [str(a["class"]) for a in parsed.all("span") if "kind" in str(a.get("class"))]
+    assert kinds == ["kind rated"] and "None that was right or wrong or" in parsed.text
+    assert "Reward" in parsed.plots and "Right answers" not in parsed.plots
+
+
+def test_benchmarks_are_shown_where_nothing_says_how_many_answers_are_right(tmp_path: Path):
+    directory = made(tmp_path / "run", steps(2, **{"reward/mean": 1.5, "eval/a/exact": 0.5}))
+    for step in (1, 2):
+        made_evaluation(directory, step, a=0.5)
+    assert shown(directory).plots[:2] == ["Benchmarks", "Reward"]
+
+
 def test_a_step_of_undecided_answers_only_leaves_a_gap(tmp_path: Path):
     metrics = steps(5, **{"reward/mean": 5.0, "status/undecided": 0})
     del metrics[2]["reward/mean"]

@@ -139,7 +139,7 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest(model: Path, tmp_pat
             {"data": (Source(path="rows.jsonl", share=math.nan),)},
             "data.0.share is not a number (NaN).",
         ),
-        ({"verifiers": {}}, "The recipe has no `verifiers`"),
+        ({"verifiers": {}}, "The recipe has neither `verifiers` nor"),
         ({"name": "a/b"}, "name is 'a/b', and has to be usable as a directory's name."),
         ({"normalize": "tokens"}, "normalize is 'tokens', and has to be one of token, sequence"),
         ({"optim": Optim(learning_rate=0.0)}, "optim.learning_rate is 0.0; it has to be above 0."),

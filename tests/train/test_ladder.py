@@ -136,7 +136,9 @@ def test_a_first_stage_made_anew_as_it_was_leaves_the_others(
     assert "pairs is complete" in capsys.readouterr().out
 
 
-def test_a_reward_model_rates_answers_without_verifiers(model: Path, tmp_path: Path):
+def test_a_reward_model_adds_to_what_the_verifiers_of_a_curate_stage_give(
+    model: Path, tmp_path: Path
+):
     stages = (
         sft(model, tmp_path, num_steps=60),
         curate(tmp_path),

@@ -97,5 +97,10 @@ def test_the_console_marks_what_it_shows_and_names_what_it_does_not():
     assert line.endswith("undecided 2  groups/zero_variance 1!  engine/kl 0.2!")
 
 
+def test_a_step_that_no_verifier_read_is_told_by_its_reward():
+    assert plain({"loss": 0.1, "reward/mean": 1.25}) == "step  3/10  reward 1.25"
+    assert plain({"loss": 0.1}) == "step  3/10  loss 0.1000"
+
+
 def test_the_mark_is_seen_without_colours():
     assert plain({"policy/kl": 0.7}) == "step  3/10  kl 0.7000!"

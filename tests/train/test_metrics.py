@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fakes import completion, group
+from fakes import completion, group, one_prompt
 
 from cameleer.recipe import Reward
 from cameleer.train.collect import assemble
 from cameleer.train.metrics import engine_metrics, rollout_metrics
-from cameleer.types import Group, Score
+from cameleer.types import Completion, Group, Score
 
 RIGHT, WRONG = Score(1.0), Score(0.0)
 NONE = Score(0.0, "undecided", "over the limit")
@@ -69,6 +69,28 @@ def test_groups_without_contrast_are_told_apart():
     assert found["groups/zero_variance"] == 6 / 8
     assert found["groups/all_right"] == 2 / 8
     assert found["groups/all_wrong"] == 1 / 8
+
+
+def unchecked(number: int, *completions: Completion) -> Group:
+    return Group(one_prompt(number, "chat", checks=0), completions, ((),) * len(completions))
+
+
+def test_answers_to_a_prompt_without_checks_are_neither_right_nor_wrong():
+    chat = unchecked(0, completion(1), completion(1))
+    found = metrics_of(chat)
+    assert "verifiable_rate" not in found and "verifiable_rate/chat" not in found
+    assert found["reward/mean"] == found["reward/mean/chat"] == 0.0
+    assert found["groups/zero_variance"] == 1.0
+    assert found["groups/all_right"] == found["groups/all_wrong"] == 0.0
+    # Beside others it does not count: one of four is right, one group of three all wrong.
+    found = metrics_of(
+        chat,
+        group(1, [(completion(1), RIGHT), (completion(1), WRONG)]),
+        group(2, [(completion(1), WRONG), (completion(1), WRONG)]),
+    )
+    assert found["verifiable_rate"] == found["verifiable_rate/arithmetic"] == 1 / 4
+    assert "verifiable_rate/chat" not in found and found["reward/mean/chat"] == 0.0
+    assert (found["groups/all_right"], found["groups/all_wrong"]) == (0, 1 / 3)
 
 
 def test_a_source_without_verdicts_has_no_reward():
