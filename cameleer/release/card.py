@@ -320,7 +320,7 @@ def _made(released: Released) -> Iterator[str]:
             "again with `cameleer run FILE.py:FUNCTION` from there.\n"
         )
     else:
-        if needed := list(dict.fromkeys(_needed(released.recipe))):
+        if needed := list(_needed(released.recipe)):
             yield f"Put these into the directory first that it runs in:\n\n{_list(needed)}"
         yield f"```console\n$ cameleer run recipe.json --name {_again(released)}\n```\n"
     gpus = manifest.get("gpus") or []
@@ -343,12 +343,17 @@ def _again(released: Released) -> str:
 
 def _needed(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Models and data that a recipe names by a path, and what they are."""
+    paths: dict[str, set[str]] = {}
     for field, name in _texts(recipe):
-        if field not in PATH_FIELDS or not is_path(name):
-            continue
-        found = CHECKPOINT.fullmatch(name)
-        what = f", `checkpoints/{found[2]}/model` of the run `{_text(found[1])}`" if found else ""
-        yield f"`{_text(shown(name))}`{what}"
+        if field in PATH_FIELDS and is_path(name):
+            paths.setdefault(shown(name), set()).add(name)
+    for name, alike in paths.items():
+        what = ""
+        if found := CHECKPOINT.fullmatch(min(alike)):
+            what = f", `checkpoints/{found[2]}/model` of the run `{_text(found[1])}`"
+        if len(alike) > 1:
+            what += f": {len(alike)} of this name, which need names of their own in `recipe.json`"
+        yield f"`{_text(name)}`{what}"
 
 
 def _own_code(recipe: Mapping[str, Any]) -> set[str]:

@@ -200,6 +200,9 @@ def test_what_a_recipe_reads_from_files_is_to_be_put_there_first(tmp_path: Path,
     ]
     assert "cameleer run recipe.json" in text
     assert "lad/" not in text
+    alike = (Source(path="a/x.jsonl", format="chat"), Source(path="b/x.jsonl", format="chat"))
+    text = card(of(one_run(tmp_path, sft(start, tmp_path, data=alike))), tiny)
+    assert "- `x.jsonl`: 2 of this name, which need names of their own in `recipe.json`" in text
     whole = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
     assert "Put these" not in whole
 
