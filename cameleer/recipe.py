@@ -351,6 +351,24 @@ class Ladder:
                         f"Stage {stage.name} names {reference} as "
                         f"{'data' if is_data else 'a model'}, and {name} makes {made}."
                     )
+            _refuse_wrong_kind(stage, before)
+
+
+def _refuse_wrong_kind(stage: Recipe | Curate, before: Mapping[str, Recipe | Curate]) -> None:
+    """Raises RecipeError where a reward model would be a policy, or a policy a reward model."""
+    kinds: dict[str, Model | RewardTerm | None] = {"reward_model": stage.reward_model}
+    if isinstance(stage, Curate) or stage.algorithm.trains == "policy":
+        kinds["policy"] = stage.model
+    for kind, model in kinds.items():
+        if model is None or not model.source.startswith("stage:"):
+            continue
+        made_by = before[model.source.removeprefix("stage:")]
+        made = made_by.algorithm.trains if isinstance(made_by, Recipe) else kind
+        if made != kind:
+            raise RecipeError(
+                f"Stage {stage.name} names {model.source} as its {kind.replace('_', ' ')}, and "
+                f"{made_by.name} makes a {made.replace('_', ' ')}."
+            )
 
 
 def stage_sources(stage: Recipe | Curate) -> list[Source]:

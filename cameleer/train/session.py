@@ -99,6 +99,7 @@ def read_inputs(recipe: Recipe) -> Inputs:
     source = resolve(recipe.model.source)
     config, tokenizer = load_config(source), load_tokenizer(source)
     check_vocabulary(tokenizer, config, source)
+    _refuse_scorer(config, recipe, source)
     with_template(tokenizer, recipe.model.chat_template, source)
     ranks_pairs = recipe.algorithm.trains == "reward_model"
     add_pad_token(tokenizer, apart_from_eos=ranks_pairs)
@@ -142,6 +143,16 @@ def read_inputs(recipe: Recipe) -> Inputs:
     refuse_overlap(prompts, examples, heldout, heldout_pairs)
     answer = answer or examples.longest_trained
     return Inputs(tokenizer, config, prompts, examples, heldout, heldout_pairs, longest, answer)
+
+
+def _refuse_scorer(config: Any, recipe: Recipe, source: str) -> None:
+    """Raises ModelError where a reward model would be trained as a policy, with another head."""
+    kinds = getattr(config, "architectures", None) or ()
+    if recipe.algorithm.trains == "policy" and any("SequenceClassification" in k for k in kinds):
+        raise ModelError(
+            f"{source} is a reward model ({', '.join(kinds)}), and a policy is a language model. "
+            "Name the one that it was made from."
+        )
 
 
 def _refuse_unchecked(heldout: Prompts) -> None:

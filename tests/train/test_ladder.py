@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
-from cameleer.errors import RecipeError, RunError
+from cameleer.errors import ModelError, RecipeError, RunError
 from cameleer.files import read_json, read_lines
 from cameleer.recipe import Ladder, Model, RewardTerm
 from cameleer.train.check import check
@@ -171,6 +171,33 @@ def test_a_stage_that_is_not_there_is_refused(
     stages = (sft(model, tmp_path), curate(tmp_path), dpo(model, tmp_path, **changes))
     with pytest.raises(RecipeError, match=message):
         Ladder(name="ladder", stages=stages).validate()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": Model(source="stage:rm")}, "stage:rm as its policy, and rm makes a reward mod"),
+        (
+            {"reward_model": RewardTerm(source="stage:sft")},
+            "stage:sft as its reward model, and sft makes a policy",
+        ),
+    ],
+)
+def test_a_reward_model_is_no_policy_and_a_policy_no_reward_model(
+    model: Path, tmp_path: Path, changes: dict[str, Any], message: str
+):
+    first = (sft(model, tmp_path), reward_model(model, tmp_path, name="rm"))
+    with pytest.raises(RecipeError, match=message):
+        Ladder(name="ladder", stages=(*first, grpo(model, tmp_path, **changes))).validate()
+    with pytest.raises(RecipeError, match=message):
+        Ladder(name="ladder", stages=(*first, curate(tmp_path, **changes))).validate()
+
+
+def test_a_reward_model_is_not_trained_as_a_policy(model: Path, tmp_path: Path):
+    (rm,) = run(reward_model(model, tmp_path, num_steps=1))
+    source = rm / "checkpoints/step_1/model"
+    with pytest.raises(ModelError, match=r"is a reward model \(Llama\w+\), and a policy is"):
+        run(sft(source, tmp_path))
 
 
 def test_a_stage_that_climbs_from_nothing_is_told(
