@@ -34,7 +34,8 @@ class Source:
     """One data set of a recipe.
 
     Formats: `rlvr` has the columns of allenai/RLVR-GSM-MATH-IF-Mixed-Constraints; `gsm8k` and
-    `math` are the raw rows of those sets; `chat` has `messages` alone, for imitation;
+    `math` are the raw rows of those sets; `chat` has `messages` alone, to imitate, or
+    as questions to which a reward model rates the answers;
     `preference` has `chosen` and `rejected`, as conversations or as answers to a `prompt`.
     """
 

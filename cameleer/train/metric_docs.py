@@ -43,7 +43,7 @@ _EVERY_SOURCE = "The same for the prompts of one data source."
 METRICS = (
     Metric(
         key="reward/mean",
-        formula="mean of rewards over completions with a verdict",
+        formula="mean of rewards over completions without an undecided check",
         unit="reward",
         advice="Has to rise over tens of steps. If it is flat, see groups/zero_variance.",
         elsewhere="TRL `reward`; verl `critic/rewards/mean, critic/score/mean`",
@@ -64,9 +64,10 @@ METRICS = (
     ),
     Metric(
         key="verifiable_rate",
-        formula="share of completions with a verdict that all their checks find fully right",
+        formula="share of completions with checks and a verdict that are fully right by all checks",
         unit="share",
-        advice="Unlike the reward, it counts a right answer that was cut off.",
+        advice="Unlike the reward, it counts a right answer that was cut off. Absent where no "
+        "prompt has checks.",
         elsewhere="open-instruct `objective/verifiable_correct_rate`",
     ),
     Metric(
