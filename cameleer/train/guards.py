@@ -167,6 +167,13 @@ def notices(recipe: Recipe, longest: int) -> Iterator[str]:
             f"runtime.num_threads is {runtime.num_threads}, and there are {cores} cores here: "
             "threads that share a core wait for each other."
         )
+    cut = recipe.reward.without_eos
+    if recipe.reward_model and not recipe.verifiers and cut is not None:
+        yield (
+            f"A cut answer gets reward.without_eos={cut:g}, and one that ends gets the reward "
+            "model's score, which may be lower: then the policy learns not to end. Set it below "
+            "the scores, or to None."
+        )
 
 
 def _words(prompt: Prompt) -> tuple[str, ...]:

@@ -18,7 +18,17 @@ from cameleer.distributed.launch import run
 from cameleer.errors import CameleerError, DataError, RecipeError, RunError
 from cameleer.models.export import foreign_names, verify_export
 from cameleer.models.load import load_config, load_model
-from cameleer.recipe import HeldOut, LoRA, Model, Optim, Output, Rollout, Runtime
+from cameleer.recipe import (
+    HeldOut,
+    LoRA,
+    Model,
+    Optim,
+    Output,
+    Reward,
+    RewardTerm,
+    Rollout,
+    Runtime,
+)
 from cameleer.train import guards
 from cameleer.train.check import check
 from cameleer.train.guards import checkpoint_bytes, count_parameters, notices, refuse_full_disk
@@ -126,6 +136,16 @@ def test_a_sequence_longer_than_a_micro_batch_and_too_many_threads_are_told(
     assert list(notices(grpo(model, tmp_path, runtime=Runtime(num_threads=1)), longest=36)) == []
     run(grpo(model, tmp_path, num_steps=1, runtime=Runtime(micro_batch_tokens=20)))
     assert "warning The longest possible sequence has" in capsys.readouterr().out
+
+
+def test_a_cut_answer_that_a_reward_model_may_rate_above_ended_ones_is_told(
+    model: Path, tmp_path: Path
+):
+    recipe = grpo(model, tmp_path, verifiers={}, reward_model=RewardTerm(source="rm"))
+    assert [n[:42] for n in notices(recipe, longest=36)] == [
+        "A cut answer gets reward.without_eos=0, an"
+    ]
+    assert not list(notices(replace(recipe, reward=Reward(without_eos=None)), longest=36))
 
 
 @pytest.mark.parametrize(
