@@ -89,7 +89,7 @@ def test_a_ladder_that_was_run_is_one_page_over_all_its_stages(real_ladder: Path
         assert panel in parsed.plots
     assert "Written 2026-01-02 03:04 UTC" in parsed.text
     assert "<|user|>" in parsed.text, "prompts are decoded by the checkpoint's tokenizer"
-    assert "mean of rewards over completions with a verdict" in parsed.text
+    assert "mean of rewards over completions without an undecided check" in parsed.text
 
 
 def test_the_same_run_gives_the_same_bytes(real_ladder: Path):
