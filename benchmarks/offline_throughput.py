@@ -4,7 +4,7 @@
     python offline_throughput.py ROWS MODEL --tasks sft --rows 24 --repeats 1
     python offline_throughput.py ROWS MODEL --tasks dpo --rows 6 --batch 3 --repeats 1
     python offline_throughput.py ROWS MODEL --device cuda --warm-up 1 --repeats 2 --batch 16 \\
-        --packs 8 --micro-batch-tokens 32768
+        --packs 8 --micro-batch-tokens 32768 [--lora 16]
 
 ROWS is dpo_en_demo.jsonl(.gz) of hiyouga/LLaMA-Factory: 300 preference pairs. SFT learns the chosen
 answers. Each side runs in a process of its own, in turn, and passes through all rows once, after
@@ -66,7 +66,7 @@ def ours(asked: argparse.Namespace) -> dict[str, float]:
     from cameleer.algorithms.dpo import DPO
     from cameleer.algorithms.sft import SFT
     from cameleer.data.sources import Source
-    from cameleer.recipe import Model, Optim, Output, Recipe, Runtime
+    from cameleer.recipe import LoRA, Model, Optim, Output, Recipe, Runtime
     from cameleer.train.offline import train_offline
     from cameleer.train.run import Run
 
@@ -87,7 +87,9 @@ def ours(asked: argparse.Namespace) -> dict[str, float]:
         recipe = Recipe(
             name="run",
             model=Model(
-                source=asked.model, dtype="bfloat16" if asked.device == "cuda" else "float32"
+                source=asked.model,
+                dtype="bfloat16" if asked.device == "cuda" else "float32",
+                lora=LoRA(rank=asked.lora, alpha=2.0 * asked.lora) if asked.lora else None,
             ),
             algorithm=SFT() if sft else DPO(),
             data=(source,),
@@ -110,6 +112,7 @@ def ours(asked: argparse.Namespace) -> dict[str, float]:
 def trl(asked: argparse.Namespace) -> dict[str, float]:
     import torch
     from datasets import Dataset
+    from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -118,6 +121,14 @@ def trl(asked: argparse.Namespace) -> dict[str, float]:
     dtype = torch.bfloat16 if cuda else torch.float32
     model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=dtype)
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
+    adapter = None
+    if asked.lora:
+        adapter = LoraConfig(
+            r=asked.lora,
+            lora_alpha=2 * asked.lora,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
     ends: list[float] = []
 
     class Clock(TrainerCallback):  # type: ignore[misc]
@@ -157,6 +168,7 @@ def trl(asked: argparse.Namespace) -> dict[str, float]:
                 args=SFTConfig(**common),
                 train_dataset=Dataset.from_list(data),
                 callbacks=[Clock()],
+                peft_config=adapter,
             )
         else:
             trainer = DPOTrainer(
@@ -165,6 +177,7 @@ def trl(asked: argparse.Namespace) -> dict[str, float]:
                 args=DPOConfig(**common, padding_free=best),
                 train_dataset=Dataset.from_list(rows()),
                 callbacks=[Clock()],
+                peft_config=adapter,
             )
         trainer.train()
     per_pass = (len(ends) - 1) // (asked.warm_up + 1)
@@ -181,6 +194,7 @@ def main() -> None:
     add("--packs", type=int, default=4, help="rows of 1,024 tokens a step of TRL's packing")
     add("--device", choices=["cpu", "cuda"], default="cpu")
     add("--micro-batch-tokens", type=int, default=8192)
+    add("--lora", type=int, default=0, help="rank of an adapter for all linear layers")
     add("--warm-up", type=int, default=0)
     add("--repeats", type=int, default=3)
     add("--tasks", default="sft,dpo")

@@ -185,8 +185,8 @@ class Runtime:
     micro_batch_tokens: int = 8192
     """Tokens of one forward and backward. A longer sequence goes alone."""
     compile: bool = True
-    """On CUDA in bfloat16, fuse the small kernels of a stage without rollouts or an adapter with
-    torch.compile. It takes a C compiler, and at the start some seconds."""
+    """On CUDA in bfloat16, fuse the small kernels of a stage without rollouts with torch.compile.
+    It takes a C compiler, and at the start some seconds."""
     num_verifier_workers: int = 2
     """Processes that verify."""
 
@@ -253,6 +253,14 @@ class Recipe:
     @property
     def directory(self) -> Path:
         return Path(self.output.directory) / self.name
+
+    @property
+    def fuses(self) -> bool:
+        """Whether models are compiled. Not where an engine samples, which would round otherwise
+        than a fused policy: by 0.045 nats a token in the mean, SmolLM2-135M on an H100, where the
+        two agree to 1e-5 now."""
+        on_gpu = self.runtime.device == "cuda" and self.model.dtype == "bfloat16"
+        return self.runtime.compile and on_gpu and self.rollout is None
 
     @property
     def num_updates(self) -> int:

@@ -18,7 +18,7 @@ from cameleer.errors import CameleerError, DataError, RecipeError
 from cameleer.evals.suite import benchmarks
 from cameleer.recipe import Eval, Ladder, Model, RewardTerm
 from cameleer.recipe_files import load, to_json
-from cameleer.train.session import resolve
+from cameleer.train.inputs import resolve
 from cameleer.user_files import call, find, import_file
 from cameleer.verifiers.gsm8k import GSM8K
 from cameleer.verifiers.isolate import VerifierPool

@@ -58,7 +58,7 @@ def table(title: str, sources: Sequence[Source], tallies: Sequence[Tally]) -> Ta
 
 def _tallies(stage: Recipe | Curate) -> tuple[Tally, ...]:
     from cameleer.models.load import load_tokenizer
-    from cameleer.train.session import checked_prompts, read_data, resolve
+    from cameleer.train.inputs import checked_prompts, read_data, resolve
 
     with quiet_libraries():
         source = resolve(stage.model.source)

@@ -30,11 +30,11 @@ from cameleer.recipe_files import to_json
 from cameleer.rollout.engine import RolloutEngine, Sampling, make_engine
 from cameleer.train import ranks, rollouts
 from cameleer.train.collect import Clock, assemble, collect
-from cameleer.train.guards import refuse_undecided
+from cameleer.train.guards import refuse_device, refuse_undecided
+from cameleer.train.inputs import checked_prompts, fingerprint, resolve
 from cameleer.train.model_reward import ModelReward
 from cameleer.train.origins import origins, refuse_other_origins
 from cameleer.train.recorder import environment
-from cameleer.train.session import check_device, checked_prompts, fingerprint, resolve
 from cameleer.types import Group, Prompt
 from cameleer.verifiers.isolate import VerifierPool
 
@@ -86,7 +86,7 @@ def answered(stage: Curate, directory: Path | None = None) -> tuple[Curated, dic
     Args:
         directory: Keeps the answers, and those that are there already are not made again.
     """
-    check_device(stage)
+    refuse_device(stage)
     torch.set_num_threads(stage.runtime.num_threads)
     source = resolve(stage.model.source)
     with quiet_libraries():

@@ -121,7 +121,7 @@ def _output(recipe: Recipe) -> str:
 
 
 def _disk(recipe: Recipe) -> str:
-    from cameleer.train.session import checkpoint_size
+    from cameleer.train.inputs import checkpoint_size
 
     _need_model(recipe)
     size = checkpoint_size(recipe)
@@ -140,7 +140,7 @@ def _device(recipe: Recipe | Curate) -> str:
 def _model(recipe: Recipe | Curate) -> str:
     from cameleer.data.chat import with_template
     from cameleer.models.load import check_vocabulary, load_config, load_tokenizer
-    from cameleer.train.session import resolve
+    from cameleer.train.inputs import resolve
 
     _need_model(recipe)
     with quiet_libraries():
@@ -152,7 +152,7 @@ def _model(recipe: Recipe | Curate) -> str:
 
 
 def _data(recipe: Recipe) -> str:
-    from cameleer.train.session import described, per_source, read_inputs
+    from cameleer.train.inputs import described, per_source, read_inputs
 
     _need_data(recipe, (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ())))
     try:
@@ -172,7 +172,7 @@ def _data(recipe: Recipe) -> str:
 def _data_without_tokenizer(recipe: Recipe) -> str:
     """Rows, verifiers and truths can be checked where the model's tokenizer is out of reach."""
 
-    from cameleer.train.session import described
+    from cameleer.train.inputs import described
 
     class _Words:
         def apply_chat_template(self, messages: list[dict[str, str]], **_: object) -> list[int]:
@@ -208,7 +208,7 @@ def _curate(stage: Curate) -> str:
 def _questions(stage: Curate) -> str:
     from cameleer.data.chat import with_template
     from cameleer.models.load import load_tokenizer
-    from cameleer.train.session import checked_prompts, resolve
+    from cameleer.train.inputs import checked_prompts, resolve
 
     _need_data(stage, stage.data)
     _need_model(stage)

@@ -18,7 +18,7 @@ from typing import Any
 
 from cameleer.data.prompts import Example, Examples, Prompts, truth_for
 from cameleer.errors import DataError, ModelError, RecipeError, RunError
-from cameleer.recipe import Model, Recipe
+from cameleer.recipe import Curate, Model, Recipe
 from cameleer.types import Message, Prompt
 from cameleer.verifiers.isolate import VerifierPool
 
@@ -46,8 +46,51 @@ def refuse_overlap(
         )
 
 
+def refuse_unchecked(heldout: Prompts) -> None:
+    """Raises DataError for questions of which nobody could say whether an answer is right."""
+    unchecked = [prompt.id for prompt in heldout.prompts if not prompt.checks]
+    if unchecked:
+        raise DataError(
+            f"{len(unchecked):,} of {len(heldout.prompts):,} held-out questions have no check, the "
+            f"first at {heldout.places[unchecked[0]][1]}: held-out questions need a ground truth, "
+            "and the recipe `verifiers` that read it. Add them, or remove `heldout`."
+        )
+
+
 def _asked(example: Example) -> tuple[int, ...]:
     return example.tokens[: example.mask.index(True)]
+
+
+def refuse_scorer(config: Any, recipe: Recipe, source: str) -> None:
+    """Raises ModelError where a reward model would be trained as a policy, with another head."""
+    kinds = getattr(config, "architectures", None) or ()
+    if recipe.algorithm.trains == "policy" and any("SequenceClassification" in k for k in kinds):
+        raise ModelError(
+            f"{source} is a reward model ({', '.join(kinds)}), and a policy is a language model. "
+            "Name the one that it was made from."
+        )
+
+
+def refuse_device(recipe: Recipe | Curate) -> None:
+    """Raises RecipeError for a CUDA device or a C compiler that is not there."""
+    import torch
+
+    if recipe.runtime.device == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(
+            "runtime.device is 'cuda', and torch finds no CUDA device here. Set --runtime.device "
+            "cpu, or run where there is a GPU and a CUDA build of torch."
+        )
+    if isinstance(recipe, Recipe) and recipe.fuses and not _c_compiler():
+        raise RecipeError(
+            "runtime.compile fuses kernels with torch.compile, which needs a C compiler, and there "
+            "is neither gcc nor clang here, nor is CC set. Install one, or set "
+            "--runtime.compile false."
+        )
+
+
+def _c_compiler() -> str | None:
+    """As Triton finds it."""
+    return os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
 
 
 def refuse_output(directory: Path) -> None:

@@ -22,8 +22,15 @@ from cameleer.rollout.engine import Request
 from cameleer.train import checkpoint, ranks, rollouts
 from cameleer.train.console import progress, step_line, tail, warn
 from cameleer.train.evaluation import Evaluation, check_data
-from cameleer.train.guards import notices, refuse_full_disk, refuse_output, refuse_undecided
+from cameleer.train.guards import (
+    notices,
+    refuse_device,
+    refuse_full_disk,
+    refuse_output,
+    refuse_undecided,
+)
 from cameleer.train.heldout import heldout_accuracy, ranking_accuracy
+from cameleer.train.inputs import checkpoint_size, described, fingerprint, per_source
 from cameleer.train.learner import Sums
 from cameleer.train.origins import origins
 from cameleer.train.parity import Gap, Parity
@@ -32,11 +39,6 @@ from cameleer.train.recorder import Recorder, environment
 from cameleer.train.session import (
     MAY_CHANGE,
     Session,
-    check_device,
-    checkpoint_size,
-    described,
-    fingerprint,
-    per_source,
 )
 from cameleer.train.sinks import require_sinks
 from cameleer.train.watch import Watch
@@ -79,7 +81,7 @@ class Run(Session):
         self._check_directory(recipe, resume)
         # No rank may make the directory before all have found it absent.
         ranks.barrier()
-        check_device(recipe)
+        refuse_device(recipe)
         require_sinks(recipe.output.sinks)
         refuse_output(recipe.directory)
         refuse_full_disk(recipe, checkpoint_size(recipe), resume=resume)

@@ -28,7 +28,7 @@ from cameleer.recipe import (
     Rollout,
     Runtime,
 )
-from cameleer.train.session import check_device
+from cameleer.train.guards import refuse_device
 from cameleer.verifiers.gsm8k import GSM8K
 
 GOOD = '{"question": "How many apples ?", "answer": "3 + 4 = 7 . #### 7"}\n'
@@ -268,11 +268,11 @@ def test_a_gpu_without_a_c_compiler_is_told_where_kernels_would_be_fused(
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(RecipeError, match=r"neither gcc nor clang .* --runtime\.compile false"):
-        check_device(recipe)
-    check_device(replace(recipe, runtime=Runtime(device="cuda", compile=False)))
-    check_device(grpo(model, tmp_path, model=bfloat16, runtime=Runtime(device="cuda")))
+        refuse_device(recipe)
+    refuse_device(replace(recipe, runtime=Runtime(device="cuda", compile=False)))
+    refuse_device(grpo(model, tmp_path, model=bfloat16, runtime=Runtime(device="cuda")))
     monkeypatch.setenv("CC", "cc")
-    check_device(recipe)
+    refuse_device(recipe)
 
 
 def test_a_verifier_that_workers_cannot_import_leaves_no_directory(model: Path, tmp_path: Path):

@@ -32,7 +32,7 @@ from cameleer.recipe import (
 from cameleer.train import guards
 from cameleer.train.check import check
 from cameleer.train.guards import checkpoint_bytes, count_parameters, notices, refuse_full_disk
-from cameleer.train.session import checkpoint_size
+from cameleer.train.inputs import checkpoint_size
 from cameleer.train.watch import Watch
 
 
