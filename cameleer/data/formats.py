@@ -40,8 +40,8 @@ def question(row: Row, source: Source) -> tuple[tuple[Message, ...], tuple[Check
             )
         if source.format == "chat":
             return messages, (), source.name or source.format
-        verifier = str(fields["dataset"]).lower()
-        return messages, (Check(verifier, fields["ground_truth"]),), source.name or verifier
+        checks = _checks(fields["dataset"], fields["ground_truth"], row)
+        return messages, checks, source.name or "+".join(check.verifier for check in checks)
     text = str(fields["question" if source.format == "gsm8k" else "problem"]).strip()
     asked = turns_in(messages_in([{"role": "user", "content": text}], row), row)
     if source.few_shot:
@@ -49,6 +49,20 @@ def question(row: Row, source: Source) -> tuple[tuple[Message, ...], tuple[Check
         asked = ({"role": "user", "content": text},)
     check = Check(source.format, _truth(row, source))
     return asked, (check,), source.name or source.format
+
+
+def _checks(verifiers: Any, truths: Any, row: Row) -> tuple[Check, ...]:
+    """One check, or several where both columns are lists, as in open-instruct's later data sets."""
+    if not isinstance(verifiers, list):
+        verifiers, truths = [verifiers], [truths]
+    lists = isinstance(truths, list) and len(truths) == len(verifiers)
+    if not (verifiers and lists and all(isinstance(name, str) for name in verifiers)):
+        raise RowError(
+            f"{row.origin}: `dataset` has to be a verifier's name, or a list of names with as many "
+            f"ground truths, and is {verifiers!r:.60} beside {truths!r:.60}.",
+            "no verifier for each ground truth",
+        )
+    return tuple(Check(name.lower(), truth) for name, truth in zip(verifiers, truths, strict=True))
 
 
 def _truth(row: Row, source: Source) -> str:

@@ -256,6 +256,7 @@ def _sample(sampled: Sampled) -> str:
         f"{score['verifier']}: {score['value']:g}"
         + ("" if score["status"] == "scored" else f" ({score['status']})")
         + (f", {score['reason']}" if score["reason"] else "")
+        + (f" (truth: {_cut(truth, 100)})" if (truth := score.get("truth")) else "")
         for score in row["scores"]
     )
     numbers = [
@@ -365,11 +366,11 @@ def _block(text: str) -> str:
     return f'<div class="text">{_e(_cut(text))}</div>'
 
 
-def _cut(text: str) -> str:
+def _cut(text: str, longest: int = _LONGEST) -> str:
     """The beginning and the end of a long text, and how much lies between."""
-    if len(text) <= _LONGEST:
+    if len(text) <= longest:
         return text
-    half = _LONGEST // 2
+    half = longest // 2
     return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters …]\n{text[-half:]}"
 
 

@@ -33,32 +33,34 @@ def check(recipe: Recipe | Ladder) -> int:
             console.print("note: ", end="")
             console.print(notice, markup=False)
     failures = 0
-    for stage in _to_check(recipe):
+    for stage, placed in _to_check(recipe):
         if isinstance(recipe, Ladder):
             console.print(f"[bold]{stage.name}[/]")
         if isinstance(stage, Curate):
             failures += sum(_report(name, look, stage) for name, look in _CURATE_CHECKS.items())
         else:
             failures += sum(_report(name, look, stage) for name, look in _CHECKS.items())
+        if placed.reward_model:
+            failures += _report("reward", _reward, placed)
     if failures:
         console.print(f"{failures} to mend before training.")
     return 1 if failures else 0
 
 
-def _to_check(recipe: Recipe | Ladder) -> list[Recipe | Curate]:
-    """The stages where they will run, with models that are there already."""
+def _to_check(recipe: Recipe | Ladder) -> list[tuple[Recipe | Curate, Recipe | Curate]]:
+    """The stages where they will run, with models that are there already, and with their own."""
     if isinstance(recipe, Recipe):
-        return [recipe]
-    found: list[Recipe | Curate] = []
+        return [(recipe, recipe)]
+    found: list[tuple[Recipe | Curate, Recipe | Curate]] = []
     for placed, started in zip(placed_stages(recipe), from_the_start(recipe), strict=True):
         stage = dataclasses.replace(placed, model=started.model, reward_model=started.reward_model)
         if isinstance(stage, Recipe) and isinstance(started, Recipe):
             stage = dataclasses.replace(stage, value_model=started.value_model)
-        found.append(stage)
+        found.append((stage, placed))
     return found
 
 
-S = TypeVar("S", Recipe, Curate)
+S = TypeVar("S", bound=Recipe | Curate)
 
 
 def _report(name: str, look: Callable[[S], str], recipe: S) -> int:
@@ -185,6 +187,23 @@ def _data_without_tokenizer(recipe: Recipe) -> str:
     return f"{described(found)}; lengths not checked: no tokenizer here"
 
 
+def _reward(recipe: Recipe | Curate) -> str:
+    from cameleer.models.load import load_config
+    from cameleer.train.guards import refuse_no_scorer
+    from cameleer.train.inputs import resolve
+
+    assert recipe.reward_model is not None
+    source = recipe.reward_model.source
+    # runs/LADDER/STAGE/checkpoints/step_N/model
+    if recipe.directory.parent in Path(source).parents and not Path(source).exists():
+        raise NotCheckedError(f"stage {Path(source).parents[2].name} makes it")
+    _need_model_at(source)
+    source = resolve(source)
+    with quiet_libraries():
+        refuse_no_scorer(load_config(source), source)
+    return source
+
+
 def _evals(recipe: Recipe) -> str:
     from cameleer.evals.suite import benchmarks
     from cameleer.train.evaluation import check_data
@@ -251,11 +270,17 @@ def _need_data(recipe: Recipe | Curate, sources: Sequence[Source]) -> None:
 
 
 def _need_model(recipe: Recipe | Curate) -> None:
-    value = recipe.value_model if isinstance(recipe, Recipe) else None
-    for model in filter(None, (recipe.model, value)):
-        source = model.source
-        local = Path(source).exists() or ":" in source or source.startswith((".", "/"))
-        _need_the_hub(source, local)
+    from cameleer.train.inputs import other_models
+
+    _need_model_at(recipe.model.source)
+    if isinstance(recipe, Recipe):
+        for source in other_models(recipe).values():
+            _need_model_at(source)
+
+
+def _need_model_at(source: str) -> None:
+    local = Path(source).exists() or ":" in source or source.startswith((".", "/"))
+    _need_the_hub(source, local)
 
 
 def _need_the_hub(name: str, local: bool) -> None:

@@ -71,6 +71,16 @@ def refuse_scorer(config: Any, recipe: Recipe, source: str) -> None:
         )
 
 
+def refuse_no_scorer(config: Any, source: str) -> None:
+    """Raises ModelError where a language model would be asked for a reward."""
+    kinds = getattr(config, "architectures", None) or ()
+    if kinds and not any("SequenceClassification" in k for k in kinds):
+        raise ModelError(
+            f"{source} is no reward model ({', '.join(kinds)}). Name the checkpoint of a "
+            "RewardModel run, or another AutoModelForSequenceClassification of one label."
+        )
+
+
 def refuse_device(recipe: Recipe | Curate) -> None:
     """Raises RecipeError for a CUDA device or a C compiler that is not there."""
     import torch

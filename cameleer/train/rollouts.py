@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from cameleer.types import Completion, Group, Prompt, Score
 _SCORE = pa.struct(
     [
         ("verifier", pa.string()),
+        ("truth", pa.string()),
         ("value", pa.float64()),
         ("status", pa.string()),
         ("reason", pa.string()),
@@ -44,7 +46,7 @@ SCHEMA = pa.schema(
 """`reward` is null where no verdict was reached, `advantage` where none was computed yet.
 
 `advantage` is that of the last token: of GRPO's all sampled tokens have the same, of PPO's each has
-its own."""
+its own. A truth that is no text is JSON."""
 
 
 def path_of(directory: Path, step: int) -> Path:
@@ -81,6 +83,7 @@ def write(path: Path, step: int, groups: Sequence[Group], batch: Batch | None = 
             "scores": [
                 {
                     "verifier": check.verifier,
+                    "truth": _text(check.truth),
                     "value": score.value,
                     "status": score.status,
                     "reason": score.reason,
@@ -99,6 +102,10 @@ def write(path: Path, step: int, groups: Sequence[Group], batch: Batch | None = 
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), partial, compression="zstd")
     reached("rollouts/aside")
     os.replace(partial, path)
+
+
+def _text(truth: Any) -> str:
+    return truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
 
 
 def read(path: Path, prompts: Mapping[str, Prompt]) -> list[Group]:

@@ -16,6 +16,7 @@ from cameleer.verifiers.text import (
     Statement,
     before_new_problem,
     boxes,
+    braces_match,
     phrases,
     that_count,
 )
@@ -66,6 +67,8 @@ class Math:
             return f"it is a {type(truth).__name__}, not a string"
         if len(truth) > latex.MAX_CHARACTERS:
             return f"it is longer than {latex.MAX_CHARACTERS} characters"
+        if not braces_match(truth):
+            return "its braces do not match"
         return None if canonical(truth) else "it is empty"
 
     def warm_up(self) -> None:

@@ -70,6 +70,12 @@ def boxes(text: str) -> list[Statement]:
     return found
 
 
+def braces_match(text: str) -> bool:
+    r"""Whether every ``{`` has its ``}``; those of sets, ``\{`` and ``\}``, are text."""
+    count = sum(brace[0] in "{}" for brace in _BRACE.finditer(text))
+    return count == 2 * len(matching_braces(text))
+
+
 def matching_braces(text: str, start: int = 0, end: int = sys.maxsize) -> dict[int, int]:
     """Position of each closed ``{`` to that of its ``}``; after a backslash they are characters."""
     closing: dict[int, int] = {}

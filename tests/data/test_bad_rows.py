@@ -15,6 +15,7 @@ from cameleer.data.sources import Source
 from cameleer.errors import DataError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
+NO_PAIRING = "no verifier for each ground truth"
 GOOD = [user("Hi"), assistant("Yo")]
 
 TALKS: list[tuple[Any, str]] = [
@@ -87,6 +88,11 @@ def test_nothing_but_bad_rows_is_an_error_with_their_reasons(tmp_path: Path):
         (rlvr(user("")), {}, "an empty turn"),
         (rlvr(SYSTEM), {}, "a prompt without a question at its end"),
         (rlvr(user("?"), truth=None), {}, "no ground_truth"),
+        ({**rlvr(user("?")), "dataset": ["gsm8k", "math"]}, {}, NO_PAIRING),
+        ({**rlvr(user("?"), truth=["2"]), "dataset": ["gsm8k", "math"]}, {}, NO_PAIRING),
+        ({**rlvr(user("?"), truth=["2"]), "dataset": [7]}, {}, NO_PAIRING),
+        ({**rlvr(user("?"), truth=[]), "dataset": []}, {}, NO_PAIRING),
+        (rlvr(user("?"), dataset=7), {}, NO_PAIRING),
         ({"question": " ", "answer": "#### 1"}, {"format": "gsm8k"}, "an empty turn"),
         ({"question": "?", "answer": "1"}, {"format": "gsm8k"}, "an answer without '####'"),
         ({"problem": "?", "solution": "1"}, {"format": "math"}, "a solution without \\boxed"),

@@ -69,6 +69,13 @@ def test_a_row_of_rlvr_by_hand(tmp_path: Path):
     assert prompt.checks == (Check("math", "2"),)
 
 
+def test_a_row_of_rlvr_may_have_several_verifiers_with_a_truth_each(tmp_path: Path):
+    row = {**rlvr(user("?")), "dataset": ["gsm8k", "IFEval"], "ground_truth": ["2", "{}"]}
+    (prompt,) = prompts_of(source(tmp_path, row))
+    assert prompt.checks == (Check("gsm8k", "2"), Check("ifeval", "{}"))
+    assert prompt.source == "gsm8k+ifeval"
+
+
 def test_a_trailing_answer_is_no_part_of_an_rlvr_prompt(tmp_path: Path):
     row = rlvr(user("1 + 1?"), assistant("2"), user("And 2 + 2?"), assistant("4"))
     (prompt,) = prompts_of(source(tmp_path, row))

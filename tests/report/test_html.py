@@ -221,7 +221,8 @@ def test_bands_say_what_they_are(tmp_path: Path):
 def test_completions_of_each_kind_are_shown_with_scores_and_reasons(tmp_path: Path):
     rows = [
         {"text": "I am right"},
-        {"text": "I am wrong", "score": {"value": 0.0, "reason": "stated: 8"}, "reward": 0.0},
+        {"text": "I am wrong", "score": {"value": 0.0, "reason": "stated: 8", "truth": "7"},
+         "reward": 0.0},
         {"text": "I am cut", "finish_reason": "length", "score": {"value": 0.0}},
         {"text": "I am lost", "score": {"value": 0.0, "status": "undecided", "reason": "10 s"},
          "reward": None},
@@ -230,7 +231,7 @@ def test_completions_of_each_kind_are_shown_with_scores_and_reasons(tmp_path: Pa
     parsed = shown(made(tmp_path / "run", steps(2), rollouts={2: rows}))
     kinds = [str(a["class"]) for a in parsed.all("span") if "kind" in str(a.get("class"))]
     assert kinds == ["kind right", "kind wrong", "kind truncated", "kind undecided"]
-    assert "gsm8k: 0 (undecided), 10 s" in parsed.text and "stated: 8" in parsed.text
+    assert "gsm8k: 0 (undecided), 10 s" in parsed.text and "stated: 8 (truth: 7)" in parsed.text
     assert "I come second" not in parsed.text, "it answers the prompt that is there already"
     assert "(3 tokens; no tokenizer of the run is at hand)" in parsed.text
 

@@ -200,6 +200,23 @@ def test_a_reward_model_is_not_trained_as_a_policy(model: Path, tmp_path: Path):
         run(sft(source, tmp_path))
 
 
+def test_check_tells_a_reward_model_that_is_none_before_the_ladder_has_climbed_to_it(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    first = (sft(model, tmp_path, num_steps=1), reward_model(model, tmp_path, name="rm"))
+    for source, expected, said in (
+        (str(model), 1, f"{model} is no reward model (LlamaForCausalLM). Name the checkpoint of"),
+        ("stage:rm", 0, "reward not checked: stage rm makes it"),
+    ):
+        for make in (grpo, curate):
+            last = make(*((model, tmp_path) if make is grpo else (tmp_path,)), reward_model=None)
+            last = replace(
+                last, model=Model(source="stage:sft"), reward_model=RewardTerm(source=source)
+            )
+            assert check(Ladder(name="ladder", stages=(*first, last))) == expected
+            assert said in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_stage_that_climbs_from_nothing_is_told(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

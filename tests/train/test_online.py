@@ -19,6 +19,7 @@ from cameleer.recipe import Optim, Reward, Rollout
 from cameleer.report.curve import read_metrics
 from cameleer.train import rollouts
 from cameleer.train.collect import assemble
+from cameleer.train.inputs import read_inputs
 from cameleer.train.online import (
     minibatches,
     other_prompts,
@@ -102,7 +103,9 @@ def test_the_engine_agrees_with_the_learner(model: Path, tmp_path: Path):
 
 
 def test_rollouts_are_a_row_a_completion_with_all_that_was_learnt_from(model: Path, tmp_path: Path):
-    (directory,) = run(grpo(model, tmp_path))
+    recipe = grpo(model, tmp_path)
+    (directory,) = run(recipe)
+    prompts = {prompt.id: prompt for prompt in read_inputs(recipe).prompts.prompts}
     table = pq.read_table(directory / "rollouts" / "step_000003.parquet")
     assert table.schema == rollouts.SCHEMA
     rows = table.to_pylist()
@@ -117,6 +120,7 @@ def test_rollouts_are_a_row_a_completion_with_all_that_was_learnt_from(model: Pa
         words = len(row["text"].split())
         assert score == {
             "verifier": "gsm8k",
+            "truth": prompts[row["prompt_id"]].checks[0].truth,
             "value": float(words % 2 == 0),
             "status": "scored",
             "reason": f"{words} words",
