@@ -263,10 +263,9 @@ def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
     console.print(f"report: {write_report(whole)}")
     if len(directories) > 1:
         console.print(ladder_table(directories))
-        return 0
-    line = heldout_line(directories[-1])
-    if line:
+    elif line := heldout_line(directories[-1]):
         console.print(line)
+    console.print(f"next: cameleer release {whole}")
     return 0
 
 

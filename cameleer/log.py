@@ -13,6 +13,15 @@ from rich.console import Console
 console = Console(highlight=False, soft_wrap=True)
 
 
+def visible(text: str) -> str:
+    """A text of unknown origin with signs for what would steer a terminal: ``␛`` for escape."""
+    return text.translate(_SIGNS)
+
+
+_SIGNS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}
+_SIGNS |= {code: 0xFFFD for code in range(0x80, 0xA0)} | {0x7F: 0x2421}
+
+
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Loading a checkpoint without progress bars and notices of the libraries underneath."""

@@ -207,9 +207,10 @@ def test_a_users_recipe_and_verifier_run_from_a_file(mine: SimpleNamespace):
     one_worker = ("--runtime.num-verifier-workers", "1")
     found = cameleer("run", mine.recipe, "--num-steps", "3", "--algorithm.beta", "0.5", *one_worker)
     assert found.returncode == 0, found.stdout + found.stderr
-    *_, last = found.stdout.splitlines()
-    assert re.fullmatch(r"held-out accuracy: \d\.\d\d -> \d\.\d\d \(4 problems\)", last)
+    *_, line, last = found.stdout.splitlines()
+    assert re.fullmatch(r"held-out accuracy: \d\.\d\d -> \d\.\d\d \(4 problems\)", line)
     directory = mine.root / "grpo"
+    assert last == f"next: cameleer release {directory}"
     assert [line["step"] for line in read_metrics(directory)] == [0, 1, 2, 3]
     assert read_metrics(directory)[1]["status/scored"] == 8
     assert stored(directory)["num_steps"] == 3

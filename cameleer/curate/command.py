@@ -16,7 +16,7 @@ from cameleer.data.prompts import Example, Examples, load_examples, load_prompts
 from cameleer.data.sources import Source, rows_of
 from cameleer.errors import RecipeError, RunError
 from cameleer.files import write_lines
-from cameleer.log import console, quiet_libraries
+from cameleer.log import console, quiet_libraries, visible
 from cameleer.recipe import Curate, Model, RewardTerm, Rollout, Runtime
 from cameleer.types import DType
 from cameleer.verifiers.base import Verifier
@@ -39,10 +39,10 @@ def show(asked: argparse.Namespace) -> int:
     if source.format == "rlvr":
         for prompt in load_prompts([source], tokenizer, max_tokens=limit).prompts:
             console.rule(f"{prompt.id}: {len(prompt.tokens):,} tokens")
-            console.print(tokenizer.decode(list(prompt.tokens)), markup=False)
+            console.print(visible(tokenizer.decode(list(prompt.tokens))), markup=False)
             for check in prompt.checks:
                 console.print(f"[bold]{check.verifier}[/] ", end="")
-                console.print(str(check.truth), markup=False)
+                console.print(visible(str(check.truth)), markup=False)
         return 0
     load = load_pairs if source.format == "preference" else load_examples
     found = load([source], tokenizer, max_tokens=limit)
@@ -63,7 +63,7 @@ def coloured(example: Example, tokenizer: Any) -> Text:
     place = 0
     for trained, run in itertools.groupby(example.mask):
         count = len(list(run))
-        piece = tokenizer.decode(list(example.tokens[place : place + count]))
+        piece = visible(tokenizer.decode(list(example.tokens[place : place + count])))
         text.append(f"⟦{piece}⟧" if trained else piece, style="green" if trained else "dim")
         place += count
     return text

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -14,13 +16,13 @@ from cameleer.data.prompts import check_truths
 from cameleer.data.sources import Source
 from cameleer.log import console, quiet_libraries
 from cameleer.recipe import Curate, Ladder, Recipe
-from cameleer.train.ladder import from_the_start
+from cameleer.train.ladder import from_the_start, placed_stages
 
 
 def mix(recipe: Recipe | Ladder) -> int:
     """Print a table for each stage, prepared as its training would."""
     recipe.validate()
-    for stage in from_the_start(recipe) if isinstance(recipe, Ladder) else (recipe,):
+    for stage in _stages(recipe):
         missing = [source.path for source in stage.data if source.path.startswith("stage:")]
         if missing:
             console.print(f"[bold]{stage.name}[/]: ", end="")
@@ -34,6 +36,17 @@ def mix(recipe: Recipe | Ladder) -> int:
                 line = f"{_name(source)}: {count:,} dropped: {reason}"
                 console.print(line, markup=False)
     return 0
+
+
+def _stages(recipe: Recipe | Ladder) -> Iterator[Recipe | Curate]:
+    """With models that are there already, and with what stages made, where they have run."""
+    if isinstance(recipe, Recipe):
+        yield recipe
+        return
+    for stage, placed in zip(from_the_start(recipe), placed_stages(recipe), strict=True):
+        sources = zip(stage.data, placed.data, strict=True)
+        data = tuple(made if Path(made.path).exists() else asked for asked, made in sources)
+        yield replace(stage, data=data)
 
 
 def table(title: str, sources: Sequence[Source], tallies: Sequence[Tally]) -> Table:

@@ -65,7 +65,10 @@ def _rows(stage: Stage) -> Iterator[tuple[str, Any]]:
         yield "Generation temperature", rollout["temperature"]
         yield "Response length", rollout["max_tokens"]
         yield "Max prompt token length", rollout["max_prompt_tokens"]
-        yield "Verification reward (alpha)", reward.get("correct")
+        yield (
+            "Verification reward (alpha)",
+            reward.get("correct") if recipe.get("verifiers") else None,
+        )
         yield "Reward of responses without an EOS token", reward.get("without_eos")
         yield "Reward model", _model(stage, "reward_model")
         yield "Reward model multiplier", (recipe.get("reward_model") or {}).get("weight")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cameleer.log import console
+from cameleer.log import console, visible
 from cameleer.train import ranks
 from cameleer.train.metric_docs import out_of_range, primary_scores
 
@@ -66,7 +66,7 @@ def warn(text: str) -> None:
 
 def tail(text: str, width: int = 160) -> str:
     """The end of a text on one line, where the question and the answer are."""
-    flat = " ".join(text.split())
+    flat = visible(" ".join(text.split()))
     return escape(flat if len(flat) <= width else "…" + flat[-width:])
 
 

@@ -49,10 +49,12 @@ class Watch:
         ):
             wrong = sum(m["groups/all_wrong"] for m in latest) / len(latest)
             right = sum(m["groups/all_right"] for m in latest) / len(latest)
+            told = f" ({wrong:.0%} all wrong, {right:.0%} all right)"
+            shares = told if self._recipe.verifiers else ""
             yield (
                 "alike",
                 f"Step {step}: in no group of the last {_ALIKE_STEPS} steps did siblings differ in "
-                f"reward ({wrong:.0%} all wrong, {right:.0%} all right), so nothing is learnt from "
-                "it. Take easier prompts or imitate first where all are wrong, harder ones where "
-                "all are right; a larger rollout.group_size finds rare answers.",
+                f"reward{shares}, so nothing is learnt from them. Take easier prompts or imitate "
+                "first where all are wrong, harder ones where all are right; a larger "
+                "rollout.group_size finds rare answers.",
             )

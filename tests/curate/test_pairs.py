@@ -13,7 +13,9 @@ from fakes import completion, one_prompt, tiny_llama
 
 from cameleer.cli import main
 from cameleer.curate import pairs
+from cameleer.curate.command import coloured
 from cameleer.curate.pairs import Curated
+from cameleer.data.prompts import Example
 from cameleer.recipe import Reward
 from cameleer.train.collect import assemble
 from cameleer.types import Check, Completion, Group, Score
@@ -132,3 +134,16 @@ def test_rows_are_shown_as_the_model_sees_them(tmp_path: Path, capsys: pytest.Ca
     rows.write_text(json.dumps(labelled))
     assert main(["data", "show", model, str(rows), "--format", "rlvr"]) == 0
     assert "gsm8k 19" in capsys.readouterr().out
+    # What would steer the terminal is shown.
+    rows.write_text(json.dumps({**labelled, "ground_truth": "19\x1b[31m\x9b\r"}))
+    assert main(["data", "show", model, str(rows), "--format", "rlvr"]) == 0
+    assert "gsm8k 19␛[31m\ufffd␍" in capsys.readouterr().out
+
+
+def test_trained_text_stands_between_brackets_and_steers_no_terminal():
+    class Letters:
+        def decode(self, tokens: list[int]) -> str:
+            return "".join(map(chr, tokens))
+
+    talk = Example((97, 10, 98, 27), (False, False, True, True), "chat")
+    assert str(coloured(talk, Letters())) == "a\n⟦b␛⟧"

@@ -217,8 +217,8 @@ CUT_OFF = {**FINE, "finish/length": 1.0, "groups/zero_variance": 1.0, "groups/al
 ALL_WRONG = {**FINE, "groups/zero_variance": 1.0, "groups/all_wrong": 0.8, "groups/all_right": 0.2}
 
 
-def warnings_of(steps: list[dict[str, float]], root: Path) -> list[tuple[int, str]]:
-    watch = Watch(grpo(root, root))
+def warnings_of(steps: list[dict[str, float]], root: Path, **changes: Any) -> list[tuple[int, str]]:
+    watch = Watch(grpo(root, root, **changes))
     return [(i, text) for i, step in enumerate(steps, 1) for text in watch.step(i, step)]
 
 
@@ -235,6 +235,8 @@ def test_groups_without_contrast_are_told_after_five_steps(tmp_path: Path):
     ((step, text),) = warnings_of([FINE, *[ALL_WRONG] * 7], tmp_path)
     assert step == 6
     assert "in no group of the last 5 steps did siblings differ in reward (80% all wrong" in text
+    ((_, text),) = warnings_of([ALL_WRONG] * 5, tmp_path, verifiers={})
+    assert "differ in reward, so nothing is learnt from them" in text
 
 
 def test_a_warning_comes_again_after_all_was_well(tmp_path: Path):

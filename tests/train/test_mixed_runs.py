@@ -22,6 +22,7 @@ from cameleer.errors import RunError
 from cameleer.files import read_json, write_json
 from cameleer.recipe import Ladder, Recipe
 from cameleer.recipe_files import to_json
+from cameleer.train.ladder import placed_stages
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
@@ -165,3 +166,11 @@ def test_what_an_earlier_stage_has_yet_to_make_is_told_apart(
     assert "dpo: stage:pairs is not there before the run." in told
     # Questions of a Curate stage, and the rows of a stage that starts from another's policy.
     assert "pairs" in told and "again" in told
+    made = tmp_path / "all" / "pairs" / "pairs.jsonl"
+    made.parent.mkdir(parents=True)
+    made.write_text(json.dumps({"prompt": "Hi", "chosen": "5", "rejected": "6"}) + "\n")
+    ladder = Ladder(name="all", stages=(first, asked, second, third))
+    assert placed_stages(ladder)[2].data[0].path == str(made)
+    assert mix(ladder) == 0
+    told = capsys.readouterr().out
+    assert "not there" not in told and "dpo" in told
