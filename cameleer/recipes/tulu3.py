@@ -60,8 +60,8 @@ def tulu3_70b() -> Ladder:
         _from("stage:dpo"),
         _from("allenai/Llama-3.1-Tulu-3-8B-RM"),  # command: --reward_model_path
         beta=0.07,  # command: --beta
-        # command: --learning_rate 1e-7 --warmup_ratio 0.1
-        optim=Optim(learning_rate=1e-7, schedule="linear", warmup_steps=62),
+        # command: --learning_rate 1e-7 --warmup_ratio 0.1; script: of 625 x 4 updates
+        optim=Optim(learning_rate=1e-7, schedule="linear", warmup_steps=250),
         num_prompts=640,  # command: 40 learners x --local_rollout_batch_size 16
         num_steps=625,  # command: --total_episodes 400,000
         seed=8,  # command: --seed

@@ -62,7 +62,7 @@ VALUES = {
         "ppo.value_model.source": "allenai/Llama-3.1-Tulu-3-8B-RM",
         "ppo.algorithm.beta": 0.07,
         "ppo.optim.learning_rate": 1e-7,
-        "ppo.optim.warmup_steps": 62,
+        "ppo.optim.warmup_steps": 250,
         "ppo.rollout.num_prompts": 640,
         "ppo.num_steps": 625,
         "ppo.seed": 8,
