@@ -66,7 +66,10 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"Cannot read {path}: {error}. The run directory is damaged.") from error
+        raise RunError(
+            f"Cannot read {path}: {error}. The run directory is damaged: put "
+            "the file back, or start anew under another --name."
+        ) from error
 
 
 def append_lines(path: Path, records: Sequence[Mapping[str, Any]]) -> None:

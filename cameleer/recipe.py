@@ -12,6 +12,7 @@ from cameleer.data.chat import ChatTemplate
 from cameleer.data.sources import Source
 from cameleer.errors import RecipeError, nearest
 from cameleer.recipe_checks import curate_problems, recipe_problems
+from cameleer.recipe_types import type_problems
 from cameleer.types import Completion, DType, Score
 from cameleer.verifiers.base import Verifier
 
@@ -269,9 +270,9 @@ class Recipe:
 
     def validate(self) -> None:
         """Raises RecipeError for what is wrong without looking at model or data."""
-        _refuse_stages(self)
         for problem in recipe_problems(self):
             raise RecipeError(problem)
+        _refuse_stages(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,9 +306,9 @@ class Curate:
 
     def validate(self) -> None:
         """Raises RecipeError for what is wrong without looking at model or data."""
-        _refuse_stages(self)
         for problem in curate_problems(self):
             raise RecipeError(problem)
+        _refuse_stages(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,6 +339,8 @@ class Ladder:
     def validate_names(self) -> None:
         """Raises RecipeError where two stages would write to the same directory, or one names
         another that is not before it."""
+        for problem in type_problems(self):
+            raise RecipeError(problem)
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names) or not names:
             raise RecipeError(

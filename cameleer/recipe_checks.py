@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from cameleer.algorithms.normalize import Normalize
+from cameleer.recipe_types import type_problems
 
 if TYPE_CHECKING:
     from cameleer.recipe import Curate, LoRA, Recipe
 
 
 def recipe_problems(recipe: Recipe) -> Iterator[str]:
+    yield from type_problems(recipe)
     try:
         Normalize.parse(recipe.normalize)
     except ValueError as error:
@@ -22,6 +24,7 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
     for name in _not_numbers(recipe):
         yield f"{name} is not a number (NaN). Give it a value."
     algorithm = recipe.algorithm
+    yield from _out_of_range(recipe)
     if "value" in algorithm.needs and recipe.value_model is None:
         yield (
             f"{type(algorithm).__name__} needs a value model, and the recipe has no `value_model`. "
@@ -55,10 +58,8 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
         yield "The recipe has no `data`. Name at least one Source."
     if recipe.num_steps < 1:
         yield f"num_steps is {recipe.num_steps}, so nothing would be trained. Set it to 1 or more."
-    if "/" in recipe.name or not recipe.name.strip():
+    if "/" in recipe.name or recipe.name.strip() in ("", ".", ".."):
         yield f"name is {recipe.name!r}, and has to be usable as a directory's name."
-    if not 0 < recipe.optim.learning_rate < math.inf:
-        yield f"optim.learning_rate is {recipe.optim.learning_rate}; it has to be above 0."
     for name in ("num_threads", "micro_batch_tokens", "num_verifier_workers"):
         if getattr(recipe.runtime, name) < 1:
             yield f"runtime.{name} is {getattr(recipe.runtime, name)}; it has to be 1 or more."
@@ -69,13 +70,6 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
         )
     if min(recipe.output.save_every, recipe.output.log_every) < 1:
         yield "output.save_every and output.log_every count steps, and have to be 1 or more."
-    if recipe.optim.warmup_steps < 0:
-        yield f"optim.warmup_steps is {recipe.optim.warmup_steps}; it counts updates, from 0."
-    if recipe.optim.max_grad_norm <= 0:
-        yield (
-            f"optim.max_grad_norm is {recipe.optim.max_grad_norm}, which would scale every "
-            "gradient to nothing. Set it above 0; a large number never clips."
-        )
     if recipe.output.keep_last < 0:
         yield f"output.keep_last is {recipe.output.keep_last}; it has to be 0 (all) or more."
     if recipe.heldout and recipe.heldout.num_prompts < 1:
@@ -118,6 +112,11 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
             "GRPO compares completions of the same prompt, and rollout.group_size is "
             f"{rollout.group_size}. Set it to 2 or more (Tulu 3.1 used 16), or use PPO."
         )
+    if rollout.group_size < 2 and getattr(algorithm, "drop_equal_groups", False):
+        yield (
+            "algorithm.drop_equal_groups leaves out groups whose rewards are equal, and every "
+            "group of one is such. Set it to False, or rollout.group_size to 2 or more."
+        )
     if rollout.temperature <= 0 or not math.isfinite(rollout.temperature):
         yield (
             f"rollout.temperature is {rollout.temperature}: all siblings would be equal, and "
@@ -159,7 +158,75 @@ def recipe_problems(recipe: Recipe) -> Iterator[str]:
     yield from _without_truths(recipe)
 
 
+def _out_of_range(recipe: Recipe) -> Iterator[str]:
+    for name, optim in (("optim", recipe.optim), ("value_optim", recipe.value_optim)):
+        if optim is None:
+            continue
+        yield from _between(f"{name}.learning_rate", optim.learning_rate, 0, above=True)
+        yield from _between(f"{name}.eps", optim.eps, 0)
+        yield from _between(f"{name}.weight_decay", optim.weight_decay, 0)
+        for beta in optim.betas:
+            yield from _between(f"{name}.betas", beta, 0, 1, below=True)
+        if optim.warmup_steps < 0:
+            yield f"{name}.warmup_steps is {optim.warmup_steps}; it counts updates, from 0."
+        if not optim.max_grad_norm > 0:
+            yield (
+                f"{name}.max_grad_norm is {optim.max_grad_norm}, which would scale every gradient "
+                "to nothing. Set it above 0; a large number never clips."
+            )
+    for name in ("correct", "without_eos"):
+        yield from _between(f"reward.{name}", getattr(recipe.reward, name), -math.inf, above=True)
+    algorithm = recipe.algorithm
+    is_pairs, has_value = algorithm.learns_from == "pairs", "value" in algorithm.needs
+    for field, least, most, above in (
+        ("beta", 0, math.inf, is_pairs),
+        ("gamma", 0, 1 if has_value else math.inf, False),
+        ("lam", 0, 1, False),
+        ("clip_eps", 0, math.inf, True),
+        ("clip_eps_high", 0, math.inf, True),
+        ("value_clip", 0, math.inf, True),
+        ("value_coef", 0, math.inf, True),
+        ("importance_cap", 0, math.inf, True),
+        ("label_smoothing", 0, 0.5, False),
+        ("margin", 0, math.inf, False),
+        ("center", 0, math.inf, False),
+    ):
+        value = getattr(algorithm, field, None)
+        if isinstance(value, int | float):
+            yield from _between(f"algorithm.{field}", value, least, most, above=above)
+
+
+def _between(
+    name: str,
+    value: float | None,
+    least: float,
+    most: float = math.inf,
+    *,
+    above: bool = False,
+    below: bool = False,
+) -> Iterator[str]:
+    """A sentence where a number is out of its range. No number may be infinite.
+
+    Args:
+        above: The least is out of range itself.
+        below: And so is the most.
+    """
+    if value is None:
+        return
+    low = value > least if above else value >= least
+    high = value < most if below or math.isinf(most) else value <= most
+    if not (low and high):
+        ends = []
+        if math.isfinite(least):
+            ends.append(f"{'above' if above else 'at least'} {least:g}")
+        ends.append(
+            f"{'below' if below else 'at most'} {most:g}" if math.isfinite(most) else "finite"
+        )
+        yield f"{name} is {value}; it has to be {' and '.join(ends)}."
+
+
 def curate_problems(stage: Curate) -> Iterator[str]:
+    yield from type_problems(stage)
     for name in _not_numbers(stage):
         yield f"{name} is not a number (NaN). Give it a value."
     if stage.rollout.group_size < 2:
@@ -195,7 +262,7 @@ def _lora_problems(lora: LoRA, name: str) -> Iterator[str]:
         yield f"{name}.rank is {lora.rank}; it has to be 1 or more (16 is common), or lora None."
     if not 0 < lora.alpha < math.inf:
         yield f"{name}.alpha is {lora.alpha}, which scales the updates; it has to be above 0."
-    if lora.targets != "all-linear" and (isinstance(lora.targets, str) or not lora.targets):
+    if not lora.targets:
         yield (
             f"{name}.targets is {lora.targets!r}. Set it to 'all-linear', or to the names of one "
             "layer or more, such as ('q_proj', 'v_proj')."

@@ -13,14 +13,16 @@ from typing import Any
 from cameleer.data.sources import Source
 from cameleer.errors import RecipeError, nearest
 from cameleer.recipe import Curate, Eval, Ladder, Model, Recipe, RewardTerm, Rollout
+from cameleer.recipe_types import type_problems
 from cameleer.user_files import call, is_in_a_file
 
 
 def load(reference: str) -> Recipe | Ladder:
     """A recipe by its name, ``file.py:function``, or the path of a recipe.json."""
+    recipe: Any
     if reference.endswith(".json"):
-        return _from_json(Path(reference))
-    if is_in_a_file(reference):
+        recipe = _from_json(Path(reference))
+    elif is_in_a_file(reference):
         recipe = call(reference)
     else:
         found = named_recipes()
@@ -34,6 +36,8 @@ def load(reference: str) -> Recipe | Ladder:
         raise RecipeError(
             f"{reference} returned a {type(recipe).__name__}; it has to return a Recipe or Ladder."
         )
+    for problem in type_problems(recipe):
+        raise RecipeError(f"{reference}: {problem}")
     return recipe
 
 

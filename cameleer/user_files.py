@@ -34,7 +34,11 @@ def find(reference: str) -> Any:
         except (ImportError, ValueError) as error:
             raise RecipeError(_sentence(str(error))) from error
     if not hasattr(module, name):
-        raise RecipeError(f"{where} has no '{name}'.{nearest(name, vars(module))}")
+        own = [
+            n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__
+        ]
+        there = nearest(name, vars(module)) or (f" It has {', '.join(own)}." if own else "")
+        raise RecipeError(f"{where} has no '{name}'.{there}")
     return getattr(module, name)
 
 

@@ -38,6 +38,7 @@ from cameleer.train.recorder import environment
 from cameleer.types import Group, Prompt
 from cameleer.verifiers.isolate import VerifierPool
 
+_MADE = ("manifest.json", "pairs.jsonl", "right.jsonl")
 _AT_ONCE = 256
 """Questions answered between two writes."""
 
@@ -57,7 +58,7 @@ def curate_stage(stage: Curate) -> Path:
             make_directory(directory, files)
         (directory / "rollouts").mkdir(exist_ok=True)
     ranks.barrier()
-    if (directory / "manifest.json").exists():
+    if all((directory / name).exists() for name in _MADE):
         console.print(f"{stage.name} is complete")
         return directory
     found, manifest = answered(stage, directory)

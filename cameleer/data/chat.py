@@ -50,6 +50,11 @@ def with_template(tokenizer: Any, template: ChatTemplate, source: str) -> Any:
     return tokenizer
 
 
+def reads_the_clock(tokenizer: Any) -> bool:
+    """Whether the chat template writes a date, so that the same messages become other tokens."""
+    return "strftime_now" in str(getattr(tokenizer, "chat_template", ""))
+
+
 def prompt_tokens(tokenizer: Any, messages: Sequence[Message]) -> tuple[int, ...]:
     """The ids that the policy continues: messages, then the header of the assistant's turn."""
     return tuple(_render(tokenizer, messages, add_generation_prompt=True))
@@ -73,7 +78,8 @@ def conversation_tokens(
     3's rule. A token that joins the header's last characters with blanks of the answer's, such as
     two newlines, is not trained: nobody could sample it after the header.
 
-    Raises ModelError where such a token holds more of the answer than blanks, and where the
+    Raises ModelError where such a token holds more of the answer than blanks, where an answer's
+    text holds the end-of-sequence token, behind which nobody could sample, and where the
     template renders a conversation's beginning differently once it goes on: any mask would be a
     guess. It is none where the header is the same and all of the answer
     stands between it and the next end-of-sequence token, as with templates that put marks of
@@ -84,6 +90,12 @@ def conversation_tokens(
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
+        eos: str | None = getattr(tokenizer, "eos_token", None)
+        if eos and eos in message["content"]:
+            raise ModelError(
+                f"The answer in turn {turn + 1} holds the end-of-sequence token, {eos}: nobody "
+                "could sample what follows it. Take it out of the text."
+            )
         before = _render(tokenizer, messages[:turn], add_generation_prompt=True)
         last = turn == len(messages) - 1
         through = (

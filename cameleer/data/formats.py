@@ -15,6 +15,7 @@ from cameleer.errors import DataError, ModelError, RowError
 from cameleer.types import Check, Message
 
 _ROLES = ("system", "user", "assistant")
+_MEND = "Mend or drop the row, or set Source(bad_rows='skip')."
 
 
 def question(row: Row, source: Source) -> tuple[tuple[Message, ...], tuple[Check, ...], str]:
@@ -113,18 +114,20 @@ def messages_in(value: Any, row: Row, column: str = "messages") -> tuple[Message
     """The turns of a column. Raises RowError for what is none."""
     if not isinstance(value, list) or not value:
         raise RowError(
-            f"{row.origin}: `{column}` has to be a list of turns, and is {value!r:.60}.", "no turns"
+            f"{row.origin}: `{column}` has to be a list of turns, and is {value!r:.60}. {_MEND}",
+            "no turns",
         )
     for turn in value:
         if not isinstance(turn, dict) or turn.get("role") not in _ROLES:
             raise RowError(
-                f"{row.origin}: a message needs a role of system, user or assistant: {turn!r:.80}.",
+                f"{row.origin}: a message needs a role of system, user or assistant: {turn!r:.80}. "
+                f"{_MEND}",
                 "an unknown role",
             )
         text = turn.get("content")
         if not isinstance(text, str):
             raise RowError(
-                f"{row.origin}: a message needs text as its content: {turn!r:.80}.",
+                f"{row.origin}: a message needs text as its content: {turn!r:.80}. {_MEND}",
                 "content that is no text",
             )
         try:

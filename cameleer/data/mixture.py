@@ -42,6 +42,8 @@ class Tally:
     """Of a local file."""
     commit: str = ""
     """Of a hub data set."""
+    prepared: str = ""
+    """A hash of all that the rows became: tokens, masks, ground truths."""
 
     def drop(self, reason: str, count: int = 1) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + count

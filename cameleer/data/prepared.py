@@ -6,7 +6,8 @@ so a change of any of it is another name, and nothing is ever brought up to date
 may be deleted at any time.
 
 Not kept are the rows of functions, which may come from anywhere, those of hub data sets whose
-commit is not known, and sources of fewer than `_SMALL` rows, which take a second or two.
+commit is not known, all rows where the chat template writes a date, and sources of fewer than
+`_SMALL` rows, which take a second or two.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ import json
 import os
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cameleer.data.chat import reads_the_clock
 from cameleer.data.mixture import Tally, taken
 from cameleer.data.sources import Opened, Row, Source, check_columns, open_source
 from cameleer.errors import RowError
@@ -82,7 +85,8 @@ def prepare(
         opened = open_source(source)
         make = functools.partial(_make, source, opened, render, seed=seed, place=place)
         content, num_rows = opened.sha256 or opened.commit, opened.num_rows or 0
-        if cache is None or not content or num_rows < _SMALL:
+        is_kept = content and num_rows >= _SMALL and not reads_the_clock(tokenizer)
+        if cache is None or not is_kept:
             found.append(_in_memory(make))
             continue
         shape = [dataclasses.asdict(source), place, content, kind, max_tokens, seed]
@@ -127,6 +131,7 @@ def _make(
 
     tally = Tally(sha256=opened.sha256, commit=opened.commit)
     columns: list[tuple[Any, ...]] = []
+    content = hashlib.blake2b(digest_size=16)
     number = 0
     with pa.ipc.new_file(sink, _schema()) as writer:
         for entry, count in taken(source, opened, tally, seed=seed, place=place):
@@ -143,6 +148,9 @@ def _make(
                 tally.drop(found, count)
             else:
                 lengths = [(len(tokens), sum(mask)) for tokens, mask in found.sequences]
+                content.update(f"{number} {count} {lengths} {found.note}".encode())
+                for tokens, mask in found.sequences:
+                    content.update(array("i", tokens).tobytes() + bytes(mask))
                 tally.keep(lengths, truncated=found.truncated, count=count)
                 for copy in range(count):
                     columns += ((number + copy, *both, found.note) for both in found.sequences)
@@ -151,6 +159,7 @@ def _make(
                 writer.write_batch(_batch(columns))
                 columns = []
         writer.write_batch(_batch(columns))
+    tally.prepared = content.hexdigest()
     return tally
 
 

@@ -225,9 +225,11 @@ def _jsonl_entries(path: Path) -> Iterator[Entry]:
             problem = str(error)  # Nested too deep, or a number of thousands of digits.
             if isinstance(error, json.JSONDecodeError):
                 problem = f"{error.msg} at column {error.colno}"
+            mend = "mend or delete this one"
+            if number == 1 and line.lstrip().startswith(b"["):
+                mend = "write the array's objects so, as jq -c '.[]' does"
             yield RowError(
-                f"{origin}: not valid JSON ({problem}). Each line holds one JSON object; mend or "
-                "delete this one.",
+                f"{origin}: not valid JSON ({problem}). Each line holds one JSON object; {mend}.",
                 "not valid JSON",
             )
         else:

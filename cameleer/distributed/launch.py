@@ -20,7 +20,7 @@ from cameleer.recipe import Curate, Ladder, Recipe
 from cameleer.recipe_files import to_json
 from cameleer.train import checkpoint, ranks
 from cameleer.train.console import warn
-from cameleer.train.ladder import notices, placed_stages
+from cameleer.train.ladder import notices, placed_stages, refuse_other_ladder
 from cameleer.train.offline import train_offline
 from cameleer.train.online import train_online
 from cameleer.train.origins import refuse_other_origins
@@ -54,6 +54,7 @@ def _run_ladder(ladder: Ladder, *, resume: bool) -> list[Path]:
     if resume:
         if not (root / "recipe.json").exists():
             raise RunError(f"{root} holds no run to resume. Start it without --resume.")
+        refuse_other_ladder(ladder, read_json(root / "recipe.json"))
         for stage in placed:
             if (stage.directory / "recipe.json").exists():
                 if isinstance(stage, Recipe):

@@ -18,8 +18,9 @@ from cameleer.verifiers.math import Math
 def tulu31_8b() -> Recipe:
     """GRPO from the DPO model on GSM8K, MATH and instruction-following prompts.
 
-    Two things differ from the published run. Its first two steps answered the same prompts. Its
-    verifiers had the faults that docs/decisions.md lists; ours are mended.
+    What differs from the published run: its first two steps answered the same prompts, each of its
+    passes left out the prompts that fill no step, its minibatches were drawn among the sequences of
+    each learner, and its verifiers had the faults that docs/decisions.md lists; ours are mended.
     """
     return Recipe(
         name="tulu31_8b",

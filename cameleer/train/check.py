@@ -163,7 +163,8 @@ def _data(recipe: Recipe) -> str:
         return _data_without_tokenizer(recipe)
     with quiet_libraries():
         inputs = read_inputs(recipe)
-    told = "".join(f"\n      note: {notice}" for notice in notices(recipe, inputs.longest))
+    found = notices(recipe, inputs.longest, inputs.tokenizer)
+    told = "".join(f"\n      note: {notice}" for notice in found)
     lines = "".join(f"\n      {line}" for line in per_source(recipe.data, inputs.tallies))
     if not recipe.rollout:
         return f"{described(inputs.examples)}{lines}{told}"

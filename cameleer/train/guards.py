@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cameleer.data.chat import reads_the_clock
 from cameleer.data.prompts import Example, Examples, Prompts, truth_for
 from cameleer.errors import DataError, ModelError, RecipeError, RunError
 from cameleer.recipe import Curate, Model, Recipe
@@ -201,12 +202,18 @@ def count_parameters(model: Model, config: Any, *, scores: bool = False) -> tupl
         return whole, sum(p.numel() for p in empty.parameters() if p.requires_grad)
 
 
-def notices(recipe: Recipe, longest: int) -> Iterator[str]:
+def notices(recipe: Recipe, longest: int, tokenizer: Any) -> Iterator[str]:
     """What works, and not as its user may think.
 
     Args:
         longest: Tokens of the longest sequence that the run can meet.
     """
+    if reads_the_clock(tokenizer):
+        yield (
+            f"The chat template of {recipe.model.source} writes today's date: on another day the "
+            "same rows are other tokens, and this run is not to be resumed. Write a date into the "
+            "template, or set model.chat_template to 'tulu'."
+        )
     runtime = recipe.runtime
     if longest > runtime.micro_batch_tokens:
         yield (
@@ -221,6 +228,11 @@ def notices(recipe: Recipe, longest: int) -> Iterator[str]:
             "threads that share a core wait for each other."
         )
     cut = recipe.reward.without_eos
+    if recipe.rollout and recipe.rollout.stop and cut is not None:
+        yield (
+            f"An answer that ends at one of rollout.stop has no end-of-sequence token, and gets "
+            f"reward.without_eos={cut:g} whatever its score. Set that to None to reward it."
+        )
     if recipe.reward_model and not recipe.verifiers and cut is not None:
         yield (
             f"A cut answer gets reward.without_eos={cut:g}, and one that ends gets the reward "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cameleer.data.sources import Source
+from cameleer.errors import RunError
 from cameleer.recipe import Curate, Ladder, Model, Recipe, RewardTerm, stage_references
+from cameleer.recipe_files import to_json
 
 M = TypeVar("M", Model, RewardTerm)
 _STAGE = "stage:"
@@ -76,6 +78,42 @@ def notices(ladder: Ladder) -> Iterator[str]:
                 f'stage ended with. If it should, write Model(source="stage:{trained}").'
             )
         trained = stage.name if isinstance(stage, Recipe) else trained
+
+
+def refuse_other_ladder(ladder: Ladder, stored: Mapping[str, Any]) -> None:
+    """Raises RunError where a ladder cannot go on as another, of which it says that it was.
+
+    Args:
+        stored: The recipe.json that it was started with.
+    """
+    then = {stage["name"]: stage for stage in stored.get("stages", ())}
+    now = {stage["name"]: stage for stage in to_json(ladder)["stages"]}
+    if gone := [name for name in then if name not in now]:
+        raise RunError(
+            f"{ladder.name} was started with the stages {', '.join(then)}, and is to go on without "
+            f"{', '.join(gone)}. Put them back, or start another ladder with --name OTHER."
+        )
+    begun = {s.name for s in placed_stages(ladder) if (s.directory / "recipe.json").exists()}
+    changed: dict[str, str] = {}
+    """Stages to be made anew, and those that come of them, by the first of them."""
+    for stage in ladder.stages:
+        parents = {ref.removeprefix("stage:").partition("/")[0] for ref in stage_references(stage)}
+        cause = next((changed[name] for name in sorted(parents & set(changed))), None)
+        if cause and stage.name in begun:
+            raise RunError(
+                f"Stage {cause} would be made anew by another recipe than before, and stage "
+                f"{stage.name} came of the old one. Set its fields back, delete {stage.name}'s "
+                "directory too, or start another ladder with --name OTHER."
+            )
+        is_other = stage.name in then and _differ(then[stage.name], now[stage.name])
+        if cause or (is_other and stage.name not in begun):
+            changed[stage.name] = cause or stage.name
+
+
+def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """But for what changes nothing of what a stage ends with."""
+    without = {"output", "heldout", "evals"}
+    return any(one.get(name) != other[name] for name in other if name not in without)
 
 
 def _model(model: M, placed: dict[str, Recipe | Curate]) -> M:

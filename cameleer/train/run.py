@@ -64,6 +64,12 @@ def refuse_changes(recipe: Recipe, directory: Path | None = None) -> None:
             f"{asked['num_steps']}: it would have fallen otherwise so far. Set it back, or start "
             "another run from its last checkpoint's model/."
         )
+    done = max(checkpoint.steps(directory / "checkpoints"), default=0)
+    if done > asked["num_steps"]:
+        raise RunError(
+            f"{directory} has done {done} steps, and num_steps is {asked['num_steps']} now: nobody "
+            f"can take steps back. Set it to {done} or more."
+        )
     for name in asked:
         if name not in MAY_CHANGE and stored.get(name) != asked[name]:
             difference = _first_difference(stored.get(name), asked[name], name)
@@ -275,7 +281,7 @@ class Run(Session):
     def _probe(self) -> None:
         """Raises TrainingError where the longest batch would run out of memory."""
         longest, answer = self.inputs.longest, self.inputs.longest_answer
-        for notice in notices(self.recipe, longest):
+        for notice in notices(self.recipe, longest, self.inputs.tokenizer):
             warn(notice)
         size = sum(p.numel() for p in self.learner.model.parameters())
         if self.first_step <= self.recipe.num_steps and worth_probing(self.recipe, size, longest):

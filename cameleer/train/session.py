@@ -133,6 +133,12 @@ class Session:
                     f"{then['commit'][:12]} when this run started: other data is another run. Set "
                     "revision of the source to start one of the same data."
                 )
+            if tally.prepared != then.get("prepared", tally.prepared):
+                raise RunError(
+                    f"The rows of {source.path} give other tokens than when this run started: "
+                    "what a function yields, the tokenizer or its chat template has changed. Put "
+                    "it back; other data is another run."
+                )
         if ranks.world_size() != manifest["world_size"]:
             raise RunError(
                 f"This run was started on {manifest['world_size']} processes, and is to go on with "

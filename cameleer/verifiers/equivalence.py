@@ -101,7 +101,10 @@ def too_large(answer: str) -> str | None:
         return "too many digits"
     closing = matching_braces(answer)
     for caret in re.finditer(r"\^", answer):
-        group = answer[caret.end() : closing.get(caret.end(), caret.end() + 1) + 1]
+        # Without braces, as from ``**``, it is all digits that follow.
+        plain = _EXPONENT.match(answer, caret.end())
+        end = plain.end() if plain else closing.get(caret.end(), caret.end() + 1) + 1
+        group = answer[caret.end() : end]
         tower = "^" in group or answer.startswith("^", caret.end() + 1)
         if tower or re.search(r"[!(]|[0-9]{5}", group):
             return "an exponent too large"
@@ -301,6 +304,7 @@ def _as_fraction(decimal: re.Match[str]) -> str:
 
 _SYMBOL = re.compile(r"[-+*/^=\\{}<>|]")
 _DECIMAL = re.compile(r"[0-9]{1,30}\.[0-9]{1,30}")
+_EXPONENT = re.compile(r"-?[0-9]{2,}")
 _FRACTION = re.compile(r"(-?)([0-9]{1,20})?\\frac\{(-?)([0-9]{1,40})\}\{([0-9]{1,40})\}")
 _FRACTION_ANYWHERE = re.compile(r"\\frac\{[0-9]{1,40}\}\{[0-9]{1,40}\}")
 _REPEATING = re.compile(r"(-?)([0-9]{0,20})\.([0-9]{0,20})\\overline\{([0-9]{1,20})\}")
@@ -321,5 +325,5 @@ _WORK = re.compile(
 _PLAIN_NUMBER = r"(?<![\w.^}_])[0-9]+(?:\.[0-9]+)?"
 _ARITHMETIC = re.compile(
     rf"{_PLAIN_NUMBER}(?:[-+*/]|\)\(|\()-?\(?[0-9]+(?:\.[0-9]+)?(?![\w\\.({{^])|{_PLAIN_NUMBER}"
-    r"\^(?:[0-9](?![0-9.])|\{-?[0-9]+\})"
+    r"\^(?:-?[0-9]+(?![0-9.])|\{-?[0-9]+\})"
 )

@@ -286,3 +286,15 @@ def test_an_end_of_sequence_that_is_also_the_padding_is_trained(lettered: Any):
     assert lettered.pad_token_id == lettered.eos_token_id
     lettered.chat_template = CHATML
     assert trained(lettered, TALK) == ["d e<eos>", "g<eos>"]
+
+
+def test_an_answer_that_holds_the_end_of_sequence_token_is_refused(tokenizer: Any):
+    asked: tuple[Message, ...] = (
+        {"role": "user", "content": "b <eos> c"},
+        {"role": "assistant", "content": "d <eos> e"},
+    )
+    with pytest.raises(ModelError, match=r"in turn 2 holds the end-of-sequence token, <eos>"):
+        conversation_tokens(tokenizer, asked)
+    # A question may: what it becomes is no answer.
+    tokens, mask = conversation_tokens(tokenizer, (asked[0], {"role": "assistant", "content": "d"}))
+    assert tokenizer.decode([t for t, m in zip(tokens, mask, strict=True) if m]) == "d <eos>"

@@ -217,8 +217,9 @@ def test_the_tally_by_hand(tmp_path: Path):
         truncated=2,
         dropped={"nothing to train within the length limit": 2, "no assistant's turn": 2},
         sha256=tally.sha256,
+        prepared=tally.prepared,
     )
-    assert len(tally.sha256) == 64
+    assert len(tally.sha256) == 64 and len(tally.prepared) == 32
 
 
 def test_a_source_without_rows_is_refused_by_name(tmp_path: Path):

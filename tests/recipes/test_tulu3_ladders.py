@@ -127,7 +127,8 @@ def test_the_ladder_runs_on_a_tiny_model(tmp_path: Path):
         return replace(stage, **changes)
 
     stages = tuple(small(stage) for stage in ladder.stages if isinstance(stage, Recipe))
-    directories = run(replace(ladder, stages=stages))
+    # The benchmarks are on the hub.
+    directories = run(replace(ladder, stages=stages, evals=None))
     assert [d.name for d in directories] == ["sft", "dpo", "reward_model", "ppo"]
     # Nothing ends within eight tokens, which costs 10, and the KL penalty is paid a token.
     last = read_metrics(directories[-1])[-1]

@@ -142,7 +142,10 @@ def test_a_file_that_is_not_there_is_named_with_the_nearest(model: Path, tmp_pat
         ({"verifiers": {}}, "The recipe has neither `verifiers` nor"),
         ({"name": "a/b"}, "name is 'a/b', and has to be usable as a directory's name."),
         ({"normalize": "tokens"}, "normalize is 'tokens', and has to be one of token, sequence"),
-        ({"optim": Optim(learning_rate=0.0)}, "optim.learning_rate is 0.0; it has to be above 0."),
+        (
+            {"optim": Optim(learning_rate=0.0)},
+            "optim.learning_rate is 0.0; it has to be above 0 and finite.",
+        ),
         (
             {"optim": Optim(learning_rate=1.0, max_grad_norm=0.0)},
             "optim.max_grad_norm is 0.0, which would scale every gradient to nothing.",

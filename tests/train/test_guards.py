@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import namedtuple
@@ -11,13 +12,15 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import ARITHMETIC, grpo, held_out, ppo, reward_model, sft
+from fakes import ARITHMETIC, grpo, held_out, ppo, reward_model, sft, tiny_llama
 from safetensors.torch import load_file, save_file
 
+from cameleer.data.prompts import load_prompts
+from cameleer.data.sources import Source
 from cameleer.distributed.launch import run
 from cameleer.errors import CameleerError, DataError, RecipeError, RunError
 from cameleer.models.export import foreign_names, verify_export
-from cameleer.models.load import load_config, load_model
+from cameleer.models.load import load_config, load_model, load_tokenizer
 from cameleer.recipe import (
     HeldOut,
     LoRA,
@@ -130,22 +133,49 @@ def test_a_sequence_longer_than_a_micro_batch_and_too_many_threads_are_told(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     recipe = grpo(model, tmp_path, runtime=Runtime(micro_batch_tokens=20, num_threads=10_000))
-    said = list(notices(recipe, longest=36))
+    said = list(notices(recipe, longest=36, tokenizer=None))
     assert said[0].startswith("The longest possible sequence has 36 tokens, more than runtime.")
     assert said[1].startswith("runtime.num_threads is 10000, and there are ")
-    assert list(notices(grpo(model, tmp_path, runtime=Runtime(num_threads=1)), longest=36)) == []
+    recipe = grpo(model, tmp_path, runtime=Runtime(num_threads=1))
+    assert list(notices(recipe, longest=36, tokenizer=None)) == []
     run(grpo(model, tmp_path, num_steps=1, runtime=Runtime(micro_batch_tokens=20)))
     assert "warning The longest possible sequence has" in capsys.readouterr().out
+
+
+def test_answers_that_end_at_a_stop_string_for_nothing_are_told(model: Path, tmp_path: Path):
+    rollout = Rollout(num_prompts=4, group_size=4, max_tokens=8, stop=("####",))
+    recipe = grpo(model, tmp_path, rollout=rollout)
+    (said,) = notices(recipe, longest=36, tokenizer=None)
+    assert "gets reward.without_eos=0 whatever its score. Set that to None" in said
+    rewarded = replace(recipe, reward=Reward(without_eos=None))
+    assert not list(notices(rewarded, longest=36, tokenizer=None))
+
+
+def test_a_template_that_writes_todays_date_is_told_and_never_kept(tmp_path: Path):
+    tokenizer = load_tokenizer(str(tiny_llama(tmp_path / "model")))
+    recipe = grpo(tmp_path, tmp_path)
+    assert not list(notices(recipe, longest=36, tokenizer=tokenizer))
+    tokenizer.chat_template += "{% if false %}{{ strftime_now('%d') }}{% endif %}"
+    (said,) = notices(recipe, longest=36, tokenizer=tokenizer)
+    assert "writes today's date" in said
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "How many ?", "answer": "#### 2"}) + "\n")
+    many = Source(path=str(rows), format="gsm8k", share=1.0)
+    rows.write_text(rows.read_text() * 1_000)
+    load_prompts([many], tokenizer, max_tokens=100, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_cut_answer_that_a_reward_model_may_rate_above_ended_ones_is_told(
     model: Path, tmp_path: Path
 ):
     recipe = grpo(model, tmp_path, verifiers={}, reward_model=RewardTerm(source="rm"))
-    assert [n[:42] for n in notices(recipe, longest=36)] == [
+    assert [n[:42] for n in notices(recipe, longest=36, tokenizer=None)] == [
         "A cut answer gets reward.without_eos=0, an"
     ]
-    assert not list(notices(replace(recipe, reward=Reward(without_eos=None)), longest=36))
+    assert not list(
+        notices(replace(recipe, reward=Reward(without_eos=None)), longest=36, tokenizer=None)
+    )
 
 
 @pytest.mark.parametrize(

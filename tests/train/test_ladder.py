@@ -111,6 +111,11 @@ def test_stages_made_from_another_model_are_not_gone_on_with(model: Path, tmp_pa
     shutil.rmtree(root / "sft")
     first = replace(first, optim=replace(first.optim, learning_rate=3e-3))
     ladder = Ladder(name="ladder", stages=(first, *stages))
+    with pytest.raises(RunError, match=r"sft would be made anew .* stage pairs came of"):
+        run(ladder, resume=True)
+    assert not (root / "sft").exists(), "it is said before anything is trained"
+    run(Ladder(name="other", stages=(first,)))
+    shutil.copytree(tmp_path / "other/sft", root / "sft")
     with pytest.raises(RunError, match=r"pairs was made from another model .* Delete it"):
         run(ladder, resume=True)
     # Half of the answers count as much.
@@ -124,6 +129,26 @@ def test_stages_made_from_another_model_are_not_gone_on_with(model: Path, tmp_pa
     run(ladder, resume=True)
     made = read_json(root / "pairs/manifest.json")["weights"]["policy"]
     assert read_json(root / "dpo/manifest.json")["weights"]["policy"] == made
+
+
+def test_a_ladder_loses_no_stage(model: Path, tmp_path: Path):
+    stages = (sft(model, tmp_path, num_steps=2), sft(model, tmp_path, name="other", num_steps=2))
+    run(Ladder(name="ladder", stages=stages))
+    with pytest.raises(RunError, match=r"stages sft, other, and is to go on without other"):
+        run(Ladder(name="ladder", stages=stages[:1]), resume=True)
+    longer = replace(sft(model, tmp_path, name="third", num_steps=2))
+    run(Ladder(name="ladder", stages=(*stages, longer)), resume=True)
+    assert (tmp_path / "ladder/third/checkpoints/step_2").exists()
+
+
+def test_what_a_curate_stage_made_is_made_again_where_it_was_lost(model: Path, tmp_path: Path):
+    ladder = Ladder(name="ladder", stages=(sft(model, tmp_path, num_steps=60), curate(tmp_path)))
+    run(ladder)
+    made = tmp_path / "ladder/pairs/pairs.jsonl"
+    before = made.read_bytes()
+    made.unlink()
+    run(ladder, resume=True)
+    assert before and made.read_bytes() == before
 
 
 def test_a_first_stage_made_anew_as_it_was_leaves_the_others(

@@ -260,7 +260,7 @@ def test_it_is_an_option_of_the_command_and_a_field_of_recipe_json(tmp_path: Pat
         (LoRA(alpha=0.0), "model.lora.alpha is 0.0, which scales the updates"),
         (LoRA(alpha=float("inf")), "model.lora.alpha is inf, which scales"),
         (LoRA(targets=()), "model.lora.targets is (). Set it to 'all-linear', or to"),
-        (LoRA(targets="q_proj"), "model.lora.targets is 'q_proj'. Set it"),  # type: ignore[arg-type]
+        (LoRA(targets="q_proj"), "model.lora.targets is 'q_proj', and has to be 'all-linear' or"),  # type: ignore[arg-type]
     ],
 )
 def test_what_no_model_could_do_is_refused_by_the_recipe(lora: LoRA, message: str):

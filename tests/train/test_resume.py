@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,48 @@ def test_other_rows_in_a_data_file_are_refused(model: Path, tmp_path: Path):
     rows.write_text('{"question": "How many ?", "answer": "#### 8"}\n' * 4)
     with pytest.raises(RunError, match=r"rows\.jsonl is not the file that this run started from"):
         run(replace(recipe, num_steps=3), resume=True)
+
+
+def rows_of_today(split: str) -> Iterator[dict[str, str]]:
+    """The same questions, whose answers are as old as the day."""
+    for number in range(40):
+        yield {"question": f"How many ? {number}", "answer": f"#### {number + DAYS[-1]}"}
+
+
+DAYS = [0]
+
+
+@pytest.mark.parametrize("make", [grpo, sft])
+def test_other_rows_of_a_function_are_refused(
+    make: Callable[..., Recipe], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    rows = Source(path=f"{__name__}:rows_of_today", format="gsm8k")
+    recipe = make(model, tmp_path, data=(rows,), num_steps=2)
+    run(recipe)
+    with monkeypatch.context() as patch:
+        # Other ground truths, or other answers, to the same questions.
+        patch.setattr(f"{__name__}.DAYS", [1])
+        with pytest.raises(RunError, match=r"rows_of_today give other tokens than when this run"):
+            run(replace(recipe, num_steps=4), resume=True)
+    run(replace(recipe, num_steps=4), resume=True)
+
+
+def test_another_chat_template_is_refused(tmp_path: Path):
+    model = tiny_llama(tmp_path / "model")
+    recipe = sft(model, tmp_path, num_steps=2)
+    run(recipe)
+    template = model / "chat_template.jinja"
+    template.write_text(template.read_text().replace("<|user|>", "<|system|>"))
+    with pytest.raises(RunError, match="the tokenizer or its chat template has changed"):
+        run(replace(recipe, num_steps=4), resume=True)
+
+
+def test_steps_that_are_done_are_not_taken_back(model: Path, tmp_path: Path):
+    recipe = sft(model, tmp_path)
+    (directory,) = run(recipe)
+    with pytest.raises(RunError, match=r"has done 4 steps, and num_steps is 2 now"):
+        run(replace(recipe, num_steps=2), resume=True)
+    assert read_json(directory / "recipe.json")["num_steps"] == 4
 
 
 def test_only_a_run_can_be_resumed(model: Path, tmp_path: Path):
