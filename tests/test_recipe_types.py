@@ -98,7 +98,7 @@ def test_a_recipe_json_and_a_file_are_read_with_the_same_care(tmp_path: Path):
     path.write_text(json.dumps(stored))
     with pytest.raises(RecipeError, match=r"recipe\.json: optim\.schedule is 'lineal'"):
         load(str(path))
-    file = tmp_path / "mine.py"
+    file = tmp_path / "typed_recipe.py"
     file.write_text(
         "from dataclasses import replace\n"
         "from cameleer.recipes import quickstart\n"

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
 from cameleer.release.hyperparameters import hyperparameters
+from cameleer.release.markdown import bullets, named, plain, side_by_side, tabular
 from cameleer.release.terms import (
     CHECKPOINT,
+    CODE_FIELDS,
     PATH_FIELDS,
-    Term,
     is_hub_id,
     is_path,
     shown,
     terms,
     united,
 )
+from cameleer.release.training_data import training_data
 from cameleer.release.verify import Verified
 from cameleer.report.scores import Table, score_table
 from cameleer.report.stages import Stage, parent_of, sources_of
@@ -62,20 +63,20 @@ def card(released: Released, directory: Path) -> str:
     """README.md. `directory` holds the weights, whose parameters are counted."""
     parts = [
         _header(released),
-        f"# {_text(released.name)}\n",
+        f"# {plain(released.name)}\n",
         *_introduction(released, directory),
         "## Use\n",
         _use(released),
         *_scores(released),
         *_curves(released),
         "## Training data\n",
-        _data(released),
+        *training_data(released.stages),
         "## Hyperparameters\n",
         _hyperparameters(released),
         "## Licence\n",
         *_licence(released),
         "## Limitations\n",
-        _list(_limitations(released)),
+        bullets(_limitations(released)),
         "## Made with\n",
         *_made(released),
     ]
@@ -101,12 +102,12 @@ def _header(released: Released) -> str:
 
 
 def _introduction(released: Released, directory: Path) -> Iterator[str]:
-    stage, stages = released.stage, released.trained
+    stage = released.stage
     count, dtype = _size(directory)
-    steps = " → ".join(f"{each.algorithm} (`{_text(each.name)}`)" for each in stages)
+    steps = " → ".join(f"{s.algorithm} (`{plain(s.name)}`)" for s in released.stages)
     kind = "A reward model" if released.is_reward_model else "A language model"
     size = f"{count / 1e6:,.1f} M parameters ({dtype})"
-    yield f"{kind} of {size}, made from {_named(released.base)} by"
+    yield f"{kind} of {size}, made from {named(released.base)} by"
     state = (
         "its last" if released.step == stage.num_steps else f"of the {stage.num_steps:,} planned"
     )
@@ -166,118 +167,55 @@ def _scores(released: Released) -> Iterator[str]:
     table = _table_of(released)
     yield "## Evaluation\n"
     if not table.rows:
-        yield "Nothing was measured: the run answered no benchmark and held nothing out.\n"
+        yield "Nothing was measured: no stage has a score, on a benchmark or on held-out data.\n"
         return
     yield "Percent, with intervals of 95 %.\n"
     rows = [
         [
-            f"{_text(row.label)}, {_text(row.metric)}",
+            f"{plain(row.label)}, {plain(row.metric)}",
             *("–" if s is None else f"{s.percent} ({s.span})" for s in row.scores),
         ]
         for row in table.rows
     ]
-    yield _table(["", *map(_text, table.columns)], rows)
-    yield from (f"{_text(note)}\n" for note in table.notes)
+    yield tabular(["", *map(plain, table.columns)], rows)
+    yield from (f"{plain(note)}\n" for note in table.notes)
 
 
 def _table_of(released: Released) -> Table:
-    return score_table(released.stages, steps={released.stage.name: released.step})
+    """Scores, with held-out files by the last part of their paths."""
+    table = score_table(released.stages, steps={released.stage.name: released.step})
+    held_out = [(s.recipe.get("heldout") or {}).get("sources", ()) for s in released.stages]
+    paths = [source["path"] for sources in held_out for source in sources]
+
+    def cut(label: str) -> str:
+        for path in filter(is_path, paths):
+            label = label.replace(path, shown(path))
+        return label
+
+    return replace(table, rows=tuple(replace(r, label=cut(r.label)) for r in table.rows))
 
 
 def _curves(released: Released) -> Iterator[str]:
     if released.curves:
         yield "## Learning curves\n"
     for stage, picture in released.curves.items():
-        yield f"![Metrics of {_text(stage)} by step]({picture})\n"
-
-
-def _data(released: Released) -> str:
-    licences = {term.what: term.license for term in terms(released.stages)}
-    rows = []
-    for stage in released.stages:
-        for place, source in enumerate(stage.recipe.get("data") or ()):
-            known = _known_of_data(stage, place)
-            name = str(source["path"])
-            parent = parent_of(stage, name)
-            what = f"made by `{_text(parent.name)}`" if parent else _named(shown(name))
-            rows.append(
-                [
-                    _text(stage.name),
-                    what + _part(source),
-                    _rows(known),
-                    f"`{known['sha256']}`" if known.get("sha256") else "none: no local file",
-                    "–" if parent else _text(licences.get(shown(name), "") or "not stated"),
-                ]
-            )
-        rows.append([_text(stage.name), _totals(stage), "", "", ""])
-    return _table(["stage", "data", "rows", "sha256", "licence"], [r for r in rows if any(r[1:])])
-
-
-def _known_of_data(stage: Stage, place: int) -> Mapping[str, Any]:
-    data = stage.manifest.get("data") or []
-    return data[place] if place < len(data) else {}
-
-
-def _part(source: Mapping[str, Any]) -> str:
-    """Which rows of a source."""
-    parts = [f"{source['split']}" if source.get("split") else ""]
-    parts += [f"{key} {source[key]}" for key in ("subset", "revision") if source.get(key)]
-    if source.get("count") or source.get("share"):
-        size = f"{source['count']:,} rows" if source.get("count") else f"share {source['share']:g}"
-        parts.append(f"{'the first ' if source.get('take') == 'first' else ''}{size}")
-    if source.get("skip_rows"):
-        parts.append(f"after row {source['skip_rows']:,}")
-    shown_parts = ", ".join(_text(part) for part in parts if part)
-    return f" ({shown_parts})" if shown_parts else ""
-
-
-def _rows(known: Mapping[str, Any]) -> str:
-    """How many a source has, and what became of them."""
-    if "rows" not in known:
-        return "not recorded"
-    taken = known.get("taken", known["rows"])
-    parts = [f"{known['rows']:,}" if taken == known["rows"] else f"{taken:,} of {known['rows']:,}"]
-    if known.get("tokens"):
-        parts.append(f"{known['tokens']:,} tokens")
-    if known.get("trained_tokens"):
-        parts.append(f"{known['trained_tokens']:,} trained")
-    if known.get("truncated"):
-        parts.append(f"{known['truncated']:,} cut")
-    if dropped := sum((known.get("dropped") or {}).values()):
-        parts.append(f"{dropped:,} left out")
-    return ", ".join(parts)
-
-
-def _totals(stage: Stage) -> str:
-    manifest = stage.manifest
-    counts = {
-        "prompts used": manifest.get("prompts"),
-        "examples used": manifest.get("examples"),
-    }
-    return "; ".join(f"{what}: {count:,}" for what, count in counts.items() if count)
+        yield f"![Metrics of {plain(stage)} by step]({picture})\n"
 
 
 def _hyperparameters(released: Released) -> str:
-    columns = [hyperparameters(stage) for stage in released.trained]
-    labels: list[str] = []
-    for column in columns:
-        place = 0
-        for label in column:
-            if label not in labels:
-                labels.insert(place, label)  # Behind what it stands behind in its own column.
-            place = labels.index(label) + 1
-    rows = [[label, *(_text(column.get(label, "–")) for column in columns)] for label in labels]
-    return _table(["", *(f"{_text(s.name)} ({s.algorithm})" for s in released.trained)], rows)
+    heads = [f"{stage.name} ({stage.algorithm})" for stage in released.trained]
+    return side_by_side(heads, [hyperparameters(stage) for stage in released.trained])
 
 
 def _licence(released: Released) -> Iterator[str]:
     found = terms(released.stages)
     yield "These weights come from the following, whose terms hold together.\n"
-    rows = [[_named(t.what), t.role, _text(t.license or "not stated")] for t in found]
-    yield _table(["what", "role", "licence"], rows)
+    rows = [[named(t.what), t.role, plain(t.license or "not stated")] for t in found]
+    yield tabular(["what", "role", "licence"], rows)
     if unknown := [term for term in found if not term.license]:
+        names = ", ".join(named(term.what) for term in unknown)
         yield (
-            f"The terms of {_listed(unknown)} were not stated in the recipe, and are **unknown** "
+            f"The terms of {names} were not stated in the recipe, and are **unknown** "
             "to this card. Look them up before you use or pass on these weights.\n"
         )
 
@@ -286,7 +224,7 @@ def _limitations(released: Released) -> Iterator[str]:
     table = _table_of(released)
     measured = [row.label for row in table.rows if row.label != "average" and row.scores[-1]]
     if measured:
-        yield f"Measured: {_text('; '.join(measured))}. No other ability was measured."
+        yield f"Measured: {plain('; '.join(measured))}. No other ability was measured."
     else:
         yield "No ability of these weights was measured."
     yield "Safety, bias and truthfulness were not measured, unless a row above names them."
@@ -310,29 +248,29 @@ def _made(released: Released) -> Iterator[str]:
     manifest = released.stage.manifest
     packages = manifest.get("packages") or {}
     yield (
-        f"Cameleer {_text(packages.get('cameleer', 'of unknown version'))}, commit "
-        f"`{_text(manifest.get('commit') or 'unknown')}`. `recipe.json` beside this card is the "
+        f"Cameleer {plain(packages.get('cameleer', 'of unknown version'))}, commit "
+        f"`{plain(manifest.get('commit') or 'unknown')}`. `recipe.json` beside this card is the "
         "recipe, with local paths cut to their last part, and checkpoints named by run and step.\n"
     )
     if own := sorted(_own_code(released.recipe)):
         yield (
-            f"It uses code of {_text(', '.join(own))}, which is not part of Cameleer, and is made "
+            f"It uses code of {plain(', '.join(own))}, which is not part of Cameleer, and is made "
             "again with `cameleer run FILE.py:FUNCTION` from there.\n"
         )
     else:
         if needed := list(_needed(released.recipe)):
-            yield f"Put these into the directory first that it runs in:\n\n{_list(needed)}"
+            yield f"Put these into the directory first that it runs in:\n\n{bullets(needed)}"
         yield f"```console\n$ cameleer run recipe.json --name {_again(released)}\n```\n"
     gpus = manifest.get("gpus") or []
     hardware = f"{len(gpus)} x {gpus[0]}" if gpus else f"CPU, {manifest.get('machine', 'unknown')}"
     facts = [
-        ["hardware", _text(hardware)],
-        ["processes", _text(manifest.get("world_size", "unknown"))],
-        ["Python", _text(manifest.get("python", "unknown"))],
-        *([name, _text(version)] for name, version in packages.items() if name != "cameleer"),
+        ["hardware", plain(hardware)],
+        ["processes", plain(manifest.get("world_size", "unknown"))],
+        ["Python", plain(manifest.get("python", "unknown"))],
+        *([name, plain(version)] for name, version in packages.items() if name != "cameleer"),
         *([f"seconds in steps of {s.name}", f"{s.seconds:,.0f}"] for s in released.trained),
     ]
-    yield _table(["", ""], facts)
+    yield tabular(["", ""], facts)
     yield f"Verified when it was released: {released.verified}.\n"
 
 
@@ -350,15 +288,15 @@ def _needed(recipe: Mapping[str, Any]) -> Iterator[str]:
     for name, alike in paths.items():
         what = ""
         if found := CHECKPOINT.fullmatch(min(alike)):
-            what = f", `checkpoints/{found[2]}/model` of the run `{_text(found[1])}`"
+            what = f", `checkpoints/{found[2]}/model` of the run `{plain(found[1])}`"
         if len(alike) > 1:
             what += f": {len(alike)} of this name, which need names of their own in `recipe.json`"
-        yield f"`{_text(name)}`{what}"
+        yield f"`{plain(name)}`{what}"
 
 
 def _own_code(recipe: Mapping[str, Any]) -> set[str]:
     """The files and modules of a user's own that a recipe names, which its JSON may not import."""
-    fields = (*PATH_FIELDS, "class", "engine", "benchmarks")
+    fields = (*PATH_FIELDS, *CODE_FIELDS)
     named = (name for field, name in _texts(recipe) if field in fields and ":" in name)
     foreign = (name for name in named if not name.startswith(("cameleer.", "stage:")))
     return {shown(name).rpartition(":")[0] for name in foreign}
@@ -388,29 +326,3 @@ def _size(directory: Path) -> tuple[int, str]:
                     size *= length
                 by_dtype[part.get_dtype()] = by_dtype.get(part.get_dtype(), 0) + size
     return sum(by_dtype.values()), max(by_dtype, key=by_dtype.__getitem__, default="no weights")
-
-
-# Markdown
-
-
-def _named(name: str) -> str:
-    return f"`{_text(name)}`" if name else "a model that is not recorded"
-
-
-def _listed(found: Sequence[Term]) -> str:
-    return ", ".join(_named(term.what) for term in found)
-
-
-def _list(lines: Iterable[str]) -> str:
-    return "".join(f"- {line}\n" for line in lines)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _text(value: object) -> str:
-    """A text that stays one cell, and no HTML."""
-    flat = " ".join(str(value).split())
-    return escape(flat, quote=False).replace("|", "\\|").replace("`", "'")

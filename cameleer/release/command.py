@@ -53,8 +53,13 @@ def run(known: argparse.Namespace) -> int:
 
 def _verify(directory: Path, against: Path | None) -> int:
     from cameleer.release.origin import origin
+    from cameleer.release.record import verify_files
     from cameleer.release.verify import verify_checkpoint
 
     model, stage = origin(directory, against)
+    files = verify_files(directory)
+    for note in files.notes:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"verified: {len(files.same)} files are as they were released", markup=False)
     console.print(f"verified: {verify_checkpoint(directory, model, stage)}", markup=False)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -14,15 +13,12 @@ from cameleer.errors import RunError, nearest
 from cameleer.files import checksums, read_json, sync, unwritable, write_json
 from cameleer.models.load import load_tokenizer
 from cameleer.release.card import Released, card
-from cameleer.release.terms import PATH_FIELDS, shown
+from cameleer.release.record import FORMAT, RECORD, compare_files, read_record
+from cameleer.release.terms import CODE_FIELDS, PATH_FIELDS, shown
 from cameleer.release.verify import Verified, verify_checkpoint
 from cameleer.report.curve import draw_curve
 from cameleer.report.stages import Stage, Tree, ancestors, read_tree
 from cameleer.train import checkpoint
-
-RECORD = "release.json"
-"""Says which checkpoint a release is, and what its files were when it was made."""
-_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ def _fill(partial: Path, chosen: Chosen) -> Verified:
     )
     (partial / "README.md").write_text(card(written, partial), encoding="utf-8")
     record = {
-        "format": _FORMAT,
+        "format": FORMAT,
         **_identity(chosen),
         "step": chosen.step,
         "verified": asdict(verified),
@@ -176,20 +172,18 @@ def _refuse_taken(output: Path, chosen: Chosen) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     try:
-        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
-        identity = {key: record[key] for key in ("run", "stage")}
-        files = record["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        record = read_record(output)
+    except RunError:
         raise RunError(
             f"{output} exists and is no release of Cameleer's. Name another --output, or move it."
         ) from None
-    if identity != _identity(chosen):
+    if {"run": record.run, "stage": record.stage} != _identity(chosen):
         raise RunError(
-            f"{output} is the release of another run (stage {record['stage']}). Name another "
+            f"{output} is the release of another run (stage {record.stage}). Name another "
             "--output, or move it."
         )
-    now = {name: sums for name, sums in checksums(output).items() if name != RECORD}
-    changed = sorted(n for n in now.keys() | files.keys() if now.get(n) != files.get(n))
+    found = compare_files(output, record)
+    changed = sorted((*found.absent, *found.changed, *found.added))
     if changed:
         raise RunError(
             f"{output} was changed since it was released ({', '.join(changed[:3])}), and would be "
@@ -218,5 +212,8 @@ def _without_paths(value: Any, field: str = "") -> Any:
         return {key: _without_paths(item, key) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_paths(item, field) for item in value]
-    is_cut = isinstance(value, str) and (field in PATH_FIELDS or value.startswith(("/", "~")))
-    return shown(value) if is_cut else value
+    if not isinstance(value, str):
+        return value
+    # A relative directory says nothing of the machine, and the recipe goes on writing there.
+    is_elsewhere = field == "directory" and value.startswith(("/", "~"))
+    return shown(value) if is_elsewhere or field in (*PATH_FIELDS, *CODE_FIELDS) else value

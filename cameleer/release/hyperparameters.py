@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,17 +44,19 @@ def hyperparameters(stage: Stage) -> dict[str, str]:
     return {label: _shown(value) for label, value in _rows(stage) if value is not None}
 
 
+def curation(stage: Stage) -> dict[str, str]:
+    """How a Curate stage made its data and how much of it, by label, as text."""
+    return {label: _shown(value) for label, value in _rows_of_curate(stage) if value is not None}
+
+
 def _rows(stage: Stage) -> Iterator[tuple[str, Any]]:
     recipe = stage.recipe
-    optim, rollout = recipe["optim"], recipe.get("rollout")
-    value_optim: Mapping[str, Any] = recipe.get("value_optim") or {}
-    yield "Learning rate", optim["learning_rate"]
-    yield "Learning rate of the value model", value_optim.get("learning_rate")
-    yield "Learning rate schedule", optim["schedule"]
-    yield "Warmup updates", optim["warmup_steps"]
-    yield "Optimizer", f"AdamW, betas {_shown(optim['betas'])}, eps {optim['eps']:g}"
-    yield "Weight decay", optim["weight_decay"]
-    yield "Gradient norm threshold", optim["max_grad_norm"]
+    rollout = recipe.get("rollout")
+    of_value = _optimizer({**recipe["optim"], **(recipe.get("value_optim") or {})})
+    for label, setting in _optimizer(recipe["optim"]).items():
+        yield label, setting
+        if of_value[label] != setting:
+            yield f"{label} of the value model", of_value[label]
     yield from _lora(recipe["model"].get("lora"))
     yield from _amounts(stage, rollout)
     for key, value in recipe["algorithm"].items():
@@ -62,9 +65,7 @@ def _rows(stage: Stage) -> Iterator[tuple[str, Any]]:
             yield names.get(key, key), value
     if rollout:
         reward = recipe.get("reward") or {}
-        yield "Generation temperature", rollout["temperature"]
-        yield "Response length", rollout["max_tokens"]
-        yield "Max prompt token length", rollout["max_prompt_tokens"]
+        yield from _sampling(rollout)
         yield (
             "Verification reward (alpha)",
             reward.get("correct") if recipe.get("verifiers") else None,
@@ -76,10 +77,57 @@ def _rows(stage: Stage) -> Iterator[tuple[str, Any]]:
         yield "Steps that rollouts are collected ahead", rollout["max_staleness"]
     else:
         yield "Max token length", recipe["max_tokens"]
-    yield "Loss normalization", recipe["normalize"]
+    # Losses of a pair are averaged over pairs, however many tokens they have.
+    is_of_tokens = stage.algorithm not in ("DPO", "RewardModel")
+    yield "Loss normalization", recipe["normalize"] if is_of_tokens else None
     yield "Compute precision", recipe["model"]["dtype"]
     yield "Chat template", recipe["model"]["chat_template"]
     yield "Seed", recipe["seed"]
+
+
+def _rows_of_curate(stage: Stage) -> Iterator[tuple[str, Any]]:
+    recipe, manifest, rollout = stage.recipe, stage.manifest, stage.recipe["rollout"]
+    dropped = dict(manifest.get("counts") or {})
+    pairs, right = (dropped.pop(name, "not recorded") for name in ("pairs", "right"))
+    verifiers = recipe.get("verifiers") or {}
+    named = [f"{name} ({str(v['class']).rpartition(':')[2]})" for name, v in verifiers.items()]
+    yield "Policy", _model(stage, "model")
+    yield "Questions", manifest.get("prompts", "not recorded")
+    yield "Questions left out as too long", manifest.get("prompts_too_long") or None
+    yield "Answers per question", rollout["group_size"]
+    yield from _sampling(rollout)
+    yield "Verifiers", ", ".join(named) or "none"
+    yield "Reward model", _model(stage, "reward_model")
+    yield "Reward model multiplier", (recipe.get("reward_model") or {}).get("weight")
+    yield "Pairs made", pairs
+    # Of a question that a reward model alone rates, the best answer is there, right or not.
+    kind = "Right or best-rated" if recipe.get("reward_model") else "Right"
+    yield f"{kind} answers made", right
+    for reason, count in dropped.items():
+        yield f"Questions without a pair: {reason}", count
+    yield "Compute precision", recipe["model"]["dtype"]
+    yield "Chat template", recipe["model"]["chat_template"]
+    yield "Seed", recipe["seed"]
+
+
+def _optimizer(optim: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "Learning rate": optim["learning_rate"],
+        "Learning rate schedule": optim["schedule"],
+        "Warmup updates": optim["warmup_steps"],
+        "Optimizer": f"AdamW, betas {_shown(optim['betas'])}, eps {optim['eps']:g}",
+        "Weight decay": optim["weight_decay"],
+        "Gradient norm threshold": optim["max_grad_norm"],
+    }
+
+
+def _sampling(rollout: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    yield "Generation temperature", rollout["temperature"]
+    yield "Response length", rollout["max_tokens"]
+    # Quoted as in JSON, for many are line breaks.
+    stop = [json.dumps(text, ensure_ascii=False) for text in rollout.get("stop") or ()]
+    yield "Stop strings", stop or None
+    yield "Max prompt token length", rollout["max_prompt_tokens"]
 
 
 def _amounts(stage: Stage, rollout: Mapping[str, Any] | None) -> Iterator[tuple[str, Any]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cameleer.errors import RunError
-from cameleer.files import read_json
-from cameleer.release.export import RECORD
+from cameleer.release.record import read_record
 from cameleer.report.stages import Stage, read_tree
 
 
@@ -20,22 +19,17 @@ def origin(directory: Path, against: Path | None) -> tuple[Path, Stage | None]:
     Raises:
         RunError: The directory is no release, or the run is not the one it came from.
     """
-    if not (directory / RECORD).is_file():
-        raise RunError(
-            f"{directory} holds no {RECORD}, so it is no release of Cameleer's. Name a directory "
-            "that `cameleer release` wrote."
-        )
-    record = read_json(directory / RECORD)
-    place = Path("checkpoints") / f"step_{record['step']}" / "model"
+    record = read_record(directory)
+    place = Path("checkpoints") / f"step_{record.step}" / "model"
     root = against or directory.resolve().parent
     stages = read_tree(root).stages if (root / "recipe.json").is_file() else ()
     for stage in stages:
-        is_it = stage.manifest.get("run", "") == record["run"] and stage.name == record["stage"]
+        is_it = stage.manifest.get("run", "") == record.run and stage.name == record.stage
         if is_it and (stage.directory / place).is_dir():
             return stage.directory / place, stage
     if against:
         raise RunError(
             f"{against} is not where {directory} came from, or its checkpoint of step "
-            f"{record['step']} is gone: that was run {record['run']}, stage {record['stage']}."
+            f"{record.step} is gone: that was run {record.run}, stage {record.stage}."
         )
     return directory, None

@@ -12,6 +12,8 @@ from cameleer.user_files import is_in_a_file
 
 PATH_FIELDS = ("source", "path", "data")
 """Fields of a recipe that may hold the path of a model or of data."""
+CODE_FIELDS = ("class", "engine", "benchmarks", "keep_best", "benchmark")
+"""Those that may hold ``file.py:NAME``, as the ones above may too."""
 CHECKPOINT = re.compile(r"(?:.*/)?([^/]+)/checkpoints/(step_\d+)/model/?")
 """A model that a run ended with: the run's name, and the step's."""
 _FILES = (".jsonl", ".json", ".gz", ".parquet", ".gguf")

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from fakes import dpo, grpo, held_out, sft
+from fakes import curate, dpo, grpo, held_out, sft
 from huggingface_hub import ModelCard
 from made_runs import made, made_evaluation, made_ladder
 
-from cameleer.algorithms.dpo import DPO
-from cameleer.algorithms.grpo import GRPO
-from cameleer.algorithms.ppo import PPO
-from cameleer.algorithms.reward_model import RewardModel
-from cameleer.algorithms.sft import SFT
 from cameleer.data.sources import Source
-from cameleer.recipe import Eval, LoRA, Model, Recipe, Rollout
+from cameleer.recipe import Eval, HeldOut, Model, Recipe
 from cameleer.recipe_files import to_json
-from cameleer.recipes import tulu31_8b
 from cameleer.release.card import Released, card
-from cameleer.release.hyperparameters import hyperparameters
 from cameleer.release.terms import Term, is_hub_id, is_path, shown, terms, united
 from cameleer.release.verify import Verified
 from cameleer.report.stages import Stage, ancestors, read_tree
@@ -146,9 +139,49 @@ def test_the_scores_of_all_stages_are_in_the_card(ladder: Stage, tiny: Path):
     assert "Safety, bias and truthfulness were not measured" in text
 
 
-def test_a_run_that_measured_nothing_says_so(tmp_path: Path, tiny: Path):
-    text = card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
-    assert "Nothing was measured" in text and "No ability of these weights was measured." in text
+def test_a_run_or_ladder_that_measured_nothing_says_so(tmp_path: Path, tiny: Path):
+    alone = one_run(tmp_path, sft(Path("a/b"), tmp_path))
+    for stage in (alone, with_pairs(tmp_path / "l")):
+        text = card(of(stage), tiny)
+        evaluation = text.split("## Evaluation\n\n")[1].split("\n\n")[0]
+        assert evaluation.startswith("Nothing was measured: no stage has a score")
+        assert "No ability of these weights was measured." in text
+
+
+def with_pairs(root: Path) -> Stage:
+    """DPO on pairs of answers of an SFT policy, in a ladder."""
+    pairs = Source(path="stage:pairs", format="preference")
+    stages = (
+        to_json(sft(Path("owner/base"), root)),
+        to_json(curate(root)),
+        to_json(dpo(Path("stage:sft"), root, data=(pairs,))),
+    )
+    made_ladder(root, *stages)
+    made(root / "sft", LINES, recipe=stages[0])
+    counts = {"pairs": 12, "right": 31, "all answers equally wrong": 4}
+    made(root / "pairs", recipe=stages[1], manifest={"prompts": 40, "counts": counts})
+    made(root / "dpo", LINES, recipe=stages[2])
+    return read_tree(root).stages[2]
+
+
+def test_a_stage_that_made_data_is_in_the_card(tmp_path: Path, tiny: Path):
+    text = card(of(with_pairs(tmp_path / "l")), tiny)
+    assert "from `owner/base` by\nSFT (`sft`) → Curate (`pairs`) → DPO (`dpo`)." in text
+    data = text.split("## Training data\n")[1].split("## Hyperparameters")[0]
+    assert "|  | pairs |\n" in data
+    assert cells(data, "Policy") == [["sft"]] and cells(data, "Questions") == [["40"]]
+    assert cells(data, "Pairs made") == [["12"]] and cells(data, "Right answers made") == [["31"]]
+    assert "made on the way" not in card(of(one_run(tmp_path, sft(Path("a/b"), tmp_path))), tiny)
+
+
+def test_a_held_out_file_is_named_by_its_last_part(tmp_path: Path, tiny: Path):
+    mine = Source(path="/home/me/secret/held.jsonl", format="gsm8k")
+    recipe = sft(Path("a/b"), tmp_path, heldout=HeldOut(sources=(mine,)))
+    made(tmp_path / "run", [{"step": 4, "heldout/accuracy": 0.5, "heldout/num_prompts": 10}],
+         recipe=recipe)  # fmt: skip
+    text = card(of(read_tree(tmp_path / "run").stages[0]), tiny)
+    assert cells(text, "held out: held.jsonl (500, greedy, GSM8K), accuracy")
+    assert "/home/me" not in text
 
 
 def test_an_earlier_checkpoint_is_not_called_the_last(tmp_path: Path, tiny: Path):
@@ -213,100 +246,6 @@ def test_the_run_s_texts_stay_in_their_cells_and_are_no_html(tmp_path: Path, tin
     text = card(of(one_run(tmp_path, recipe, manifest={"python": "<b>|"})), tiny)
     assert "<img" not in text and "<script" not in text and "\n# Title" not in text
     assert "x\\|y'z # Title &lt;img" in text
-
-
-def test_the_card_s_values_of_tulu_31_are_listed_as_the_card_lists_them(tmp_path: Path):
-    found = hyperparameters(one_run(tmp_path, tulu31_8b()))
-    for label, value in {
-        "Learning rate": "5e-07",
-        "Learning rate schedule": "constant",
-        "Batch size (effective)": "768",
-        "Samples per prompt": "16",
-        "Total episodes": "1,474,560",
-        "Mini-batches": "2",
-        "Update iterations (K)": "1",
-        "PPO clipping coefficient (epsilon)": "0.2",
-        "KL penalty coefficient (beta)": "0.01",
-        "KL estimator": "k3",
-        "Gradient norm threshold": "1",
-        "Generation temperature": "1",
-        "Response length": "2,048",
-        "Max prompt token length": "2,048",
-        "Verification reward (alpha)": "10",
-        "Reward of responses without an EOS token": "0",
-        "Warmup updates": "0",
-    }.items():
-        assert found[label] == value
-
-
-def test_other_algorithms_list_their_own(tmp_path: Path):
-    pairs = hyperparameters(one_run(tmp_path, dpo(Path("a/b"), tmp_path)))
-    assert pairs["DPO penalty coefficient (beta)"] == "1"
-    # 4 steps of 8 out of 64 pairs.
-    stage = one_run(tmp_path, dpo(Path("a/b"), tmp_path), manifest={"examples": 64})
-    assert hyperparameters(stage)["Number of epochs"] == "0.5"
-    recipe = to_json(grpo(Path("a/b"), tmp_path, algorithm=PPO()))
-    recipe["value_optim"] = {"learning_rate": 3e-6}
-    found = hyperparameters(one_run(tmp_path, recipe))
-    assert found["Generalized advantage estimation (lambda)"] == "0.95"
-    assert found["Learning rate of the value model"] == "3e-06"
-    assert found["Value function coefficient"] == "0.1"
-
-
-def test_refills_are_not_among_the_episodes_that_are_counted(tmp_path: Path):
-    rollout = Rollout(num_prompts=4, group_size=4, max_tokens=8, max_refills=3)
-    found = hyperparameters(one_run(tmp_path, grpo(Path("a/b"), tmp_path, rollout=rollout)))
-    # 4 steps of 4 prompts x 4 samples.
-    assert found["Total episodes (without refills)"] == "64" and "Total episodes" not in found
-    assert found["Rounds of refills a step, at most"] == "3"
-
-
-def test_an_adapter_is_listed(tmp_path: Path):
-    model = Model(source="a/b", lora=LoRA(rank=8, alpha=16.0, targets=("q_proj", "v_proj")))
-    found = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path, model=model)))
-    assert found["LoRA rank"] == "8" and found["LoRA alpha"] == "16"
-    assert found["LoRA targets"] == "q_proj, v_proj" and found["LoRA scale"] == "alpha / rank"
-    plain = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path)))
-    assert not any("LoRA" in label for label in plain)
-
-
-def test_the_models_that_rate_and_their_weight_are_listed(ladder: Stage):
-    terms_of = {"reward_model": {"source": "stage:sft", "weight": 0.5}}
-    recipe = {**ladder.recipe, **terms_of, "value_model": {"source": "/home/me/scorer"}}
-    made(ladder.directory, LINES, recipe=recipe)
-    found = hyperparameters(read_tree(ladder.directory.parent).stages[1])
-    assert (found["Reward model"], found["Reward model multiplier"]) == ("sft", "0.5")
-    assert found["Value model"] == "scorer"
-
-
-@pytest.mark.parametrize(
-    ("algorithm", "absent", "present"),
-    [
-        (DPO(), "Target margin (gamma)", "Label smoothing"),
-        (DPO(variant="ipo"), "Label smoothing", "DPO penalty coefficient (beta)"),
-        (DPO(variant="simpo"), "", "Target margin (gamma)"),
-        (GRPO(beta=0.0), "KL estimator", "KL penalty coefficient (beta)"),
-        (GRPO(baseline="none"), "Advantages divided by the group's standard deviation", ""),
-        (
-            GRPO(surrogate="cispo", clip_eps_high=4.0, dual_clip=3.0),
-            "Dual clipping coefficient",
-            "Upper clipping coefficient",
-        ),
-    ],
-)
-def test_what_an_algorithm_does_not_read_is_not_listed(
-    tmp_path: Path, algorithm: Any, absent: str, present: str
-):
-    found = hyperparameters(one_run(tmp_path, sft(Path("a/b"), tmp_path, algorithm=algorithm)))
-    assert absent not in found and (not present or present in found)
-
-
-@pytest.mark.parametrize("algorithm", [SFT(), DPO(), GRPO(), PPO(), RewardModel()])
-def test_every_field_of_cameleer_s_algorithms_has_words(tmp_path: Path, algorithm: Any):
-    every = {field.name: 0.5 for field in fields(algorithm)}
-    recipe = to_json(sft(Path("a/b"), tmp_path, algorithm=algorithm))
-    recipe["algorithm"] |= every
-    assert not every.keys() & hyperparameters(one_run(tmp_path, recipe)).keys()
 
 
 def test_a_reward_model_is_told_how_to_score(tmp_path: Path, tiny: Path):

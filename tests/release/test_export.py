@@ -5,58 +5,31 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fakes import grpo, sft, tiny_llama
-from made_runs import made, made_checkpoint, made_ladder
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from fakes import Says, grpo, ppo, sft, tiny_llama
+from made_runs import made, made_checkpoint, made_ladder, nudge
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cameleer.cli import main
+from cameleer.data.sources import Source
 from cameleer.distributed.launch import run as launch
 from cameleer.errors import RunError
 from cameleer.log import quiet_libraries
-from cameleer.models.load import load_tokenizer
-from cameleer.recipe import Output
-from cameleer.release import export, verify
-from cameleer.release.export import RECORD, release
-from cameleer.release.origin import origin
-from cameleer.release.verify import verify_checkpoint
-
-
-@pytest.fixture(scope="module")
-def released(real_ladder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory, _ = release(real_ladder, output=tmp_path_factory.mktemp("out") / "release")
-    return directory
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run of two checkpoints, made without training."""
-    directory = made(
-        tmp_path / "runs" / "run", [{"step": 2, "loss": 1.0}, {"step": 4, "loss": 0.5}]
-    )
-    for step in (2, 4):
-        made_checkpoint(directory, step, lambda path, seed=step: tiny_llama(path, seed=seed))
-    return directory
+from cameleer.recipe import Eval, Floor, HeldOut, Model, Output, RewardTerm, Rollout
+from cameleer.recipe_files import to_json
+from cameleer.release import export
+from cameleer.release.export import release
+from cameleer.release.record import RECORD
 
 
 def left(directory: Path) -> list[str]:
     """All files below, hidden ones too."""
     return sorted(str(p.relative_to(directory)) for p in directory.rglob("*"))
-
-
-def nudge(directory: Path, by: float) -> None:
-    """Add a number to one weight."""
-    path = directory / "model.safetensors"
-    tensors = load_file(path)
-    next(tensor for name, tensor in tensors.items() if "down_proj" in name)[0, 0] += by
-    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def test_a_real_run_s_release_has_all_that_transformers_needs(released: Path, real_ladder: Path):
@@ -97,6 +70,50 @@ def test_a_release_says_nothing_of_the_machine(released: Path, real_ladder: Path
     for name in ("recipe.json", "README.md", RECORD):
         assert str(real_ladder.parent) not in (released / name).read_text()
         assert str(Path(__file__).parent.parent) not in (released / name).read_text()
+
+
+def test_only_paths_of_a_recipe_are_cut(tmp_path: Path):
+    recipe = ppo(
+        Path("/home/me/llama"),
+        Path("/home/me/runs"),
+        name="/x",
+        data=(Source(path="/home/me/a.jsonl", name="/name", split="~split", license="/terms"),),
+        heldout=HeldOut(sources=(Source(path="~/b.jsonl"),)),
+        rollout=Rollout(
+            num_prompts=1, group_size=1, max_tokens=8, stop=("/END", "//", "~"),
+            engine="/home/me/mine.py:Engine",
+        ),
+        verifiers={"says": Says("/home/right")},
+        reward_model=RewardTerm(source="/home/me/scorer"),
+        value_model=Model(source="/home/me/value/", license="/terms"),
+        evals=Eval(
+            benchmarks=("/home/me/mine.py:Words", "gsm8k"), data="/home/me/sets",
+            keep_best="/home/me/mine.py:Words", floors=(Floor(benchmark="/home/me/mine.py:Words"),),
+        ),
+    )  # fmt: skip
+    cut = export._without_paths(to_json(recipe))
+    assert cut["rollout"]["stop"] == ["/END", "//", "~"]
+    assert cut["name"] == "/x" and cut["verifiers"]["says"]["word"] == "/home/right"
+    (source,) = cut["data"]
+    assert [source[key] for key in ("path", "name", "split", "license")] == [
+        "a.jsonl", "/name", "~split", "/terms"
+    ]  # fmt: skip
+    assert cut["heldout"]["sources"][0]["path"] == "b.jsonl"
+    models = ("model", "reward_model", "value_model")
+    assert [cut[each]["source"] for each in models] == ["llama", "scorer", "value"]
+    assert cut["value_model"]["license"] == "/terms"
+    assert cut["rollout"]["engine"] == "mine.py:Engine" and cut["output"]["directory"] == "runs"
+    assert cut["verifiers"]["says"]["class"] == "fakes.py:Says"
+    evals = cut["evals"]
+    assert evals["benchmarks"] == ["mine.py:Words", "gsm8k"] and evals["data"] == "sets"
+    assert evals["keep_best"] == evals["floors"][0]["benchmark"] == "mine.py:Words"
+
+
+def test_a_relative_directory_for_runs_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/lad").mkdir(parents=True)
+    cut = export._without_paths(to_json(sft(Path("a/b"), Path("runs/lad"))))
+    assert cut["output"]["directory"] == "runs/lad"
 
 
 def test_a_released_recipe_runs_once_what_its_card_names_is_there(
@@ -182,6 +199,10 @@ def test_a_release_takes_the_place_of_its_earlier_self_only(run: Path):
     assert (directory / "model.safetensors").read_bytes() != before
     assert not [p for p in run.iterdir() if p.name.startswith(".release")]
 
+    (directory / "mine.txt").write_text("My own file.")
+    with pytest.raises(RunError, match=r"was changed since it was released \(mine\.txt\)"):
+        release(run)
+    (directory / "mine.txt").unlink()
     (directory / "README.md").write_text("My own words.")
     with pytest.raises(RunError, match=r"was changed since it was released \(README\.md\)"):
         release(run)
@@ -252,183 +273,3 @@ def test_weights_that_are_not_the_checkpoint_s_are_not_released(
     with pytest.raises(RunError, match=r"down_proj.* differs"):
         release(run)
     assert not (run / "release").exists() and not list(run.glob(".release*"))
-
-
-# Verifying
-
-
-@pytest.fixture
-def copy(released: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(released, tmp_path / "copy"))
-
-
-def test_a_release_is_verified_against_the_run_that_is_named(
-    copy: Path, real_ladder: Path, capsys: pytest.CaptureFixture[str]
-):
-    assert main(["release", "verify", str(copy), "--against", str(real_ladder)]) == 0
-    assert " of the checkpoint on 4 prompts" in capsys.readouterr().out
-    assert main(["release", "verify", str(copy), "--against", str(real_ladder / "grpo")]) == 0
-    assert main(["release", "verify", str(copy), "--against", str(real_ladder / "sft")]) == 1
-    assert "is not where" in capsys.readouterr().out
-
-
-def test_a_release_far_from_its_run_is_held_against_its_own_weights(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-):
-    assert main(["release", "verify", str(copy)]) == 0
-    assert "of its own weights in Cameleer's engine" in capsys.readouterr().out
-
-
-def test_a_run_of_the_same_name_is_not_the_one_it_came_from(run: Path):
-    directory, _ = release(run)
-    manifest = json.loads((run / "manifest.json").read_text())
-    (run / "manifest.json").write_text(json.dumps({**manifest, "run": "another"}))
-    with pytest.raises(RunError, match="that was run feedbeef, stage run"):
-        origin(directory, run)
-
-
-def test_a_release_in_its_run_is_held_against_the_checkpoint(run: Path):
-    directory, _ = release(run)
-    model, stage = origin(directory, None)
-    assert model == run / "checkpoints/step_4/model" and stage is not None
-
-
-@pytest.mark.parametrize("by", [1e-6, float("nan")])
-def test_a_changed_weight_is_found(copy: Path, real_ladder: Path, by: float):
-    nudge(copy, by)
-    with pytest.raises(RunError, match=r"the weights of the checkpoint: .*down_proj.* differs"):
-        verify_checkpoint(copy, *origin(copy, real_ladder))
-
-
-def test_a_missing_tensor_is_found(copy: Path, real_ladder: Path):
-    tensors = load_file(copy / "model.safetensors")
-    del tensors["model.norm.weight"]
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RunError, match=r"model\.norm\.weight is in one only"):
-        verify_checkpoint(copy, *origin(copy, real_ladder))
-
-
-@pytest.mark.parametrize("value", [1e-2, 1e9])
-def test_a_config_that_computes_otherwise_is_found(copy: Path, real_ladder: Path, value: float):
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": value}))
-    with pytest.raises(RunError, match=r"its logits are up to .* apart \(limit 1e-04, float32\)"):
-        verify_checkpoint(copy, *origin(copy, real_ladder))
-
-
-def test_another_template_is_found(copy: Path, real_ladder: Path):
-    template = (copy / "chat_template.jinja").read_text()
-    (copy / "chat_template.jinja").write_text(template.replace("<|user|>", "<|system|>"))
-    with pytest.raises(RunError, match=r"renders the question .* to other tokens"):
-        verify_checkpoint(copy, *origin(copy, real_ladder))
-
-
-@pytest.fixture
-def babbling(real_ladder: Path, tmp_path: Path) -> Path:
-    """The release of a policy that has more to say than its end-of-sequence token."""
-    return release(real_ladder, stage="sft", output=tmp_path / "sft")[0]
-
-
-def test_another_end_of_answers_is_found(babbling: Path, real_ladder: Path):
-    model, stage = origin(babbling, real_ladder)
-    said = load_tokenizer(str(model)).convert_tokens_to_ids("=")
-    generation = {"eos_token_id": said, "pad_token_id": 0}
-    (babbling / "generation_config.json").write_text(json.dumps(generation))
-    with pytest.raises(RunError, match="answers otherwise than Cameleer's engine from token 2 on"):
-        verify_checkpoint(babbling, model, stage)
-
-
-def test_a_near_tie_ends_a_comparison_and_is_counted(
-    babbling: Path, real_ladder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    model, stage = origin(babbling, real_ladder)
-    generation = {"eos_token_id": 1, "pad_token_id": 0, "repetition_penalty": 50.0}
-    (babbling / "generation_config.json").write_text(json.dumps(generation))
-    with pytest.raises(RunError, match="answers otherwise"):
-        verify_checkpoint(babbling, model, stage)
-    # Above every gap of two logits, any difference of samples is a tie.
-    monkeypatch.setattr(verify, "LIMIT", 1e3)
-    found = verify_checkpoint(babbling, model, stage)
-    assert found.num_near_ties == 2, "one for each of the run's questions"
-    assert "2 up to a near-tie" in str(found)
-
-
-def test_weights_that_cannot_be_read_are_an_error(copy: Path, real_ladder: Path):
-    (copy / "model.safetensors").write_bytes(b"half a file")
-    with pytest.raises(RunError, match=r"Cannot read the weights .*model\.safetensors"):
-        verify_checkpoint(copy, *origin(copy, real_ladder))
-
-
-def test_what_is_no_release_cannot_be_verified(tmp_path: Path):
-    with pytest.raises(RunError, match=rf"holds no {RECORD}"):
-        origin(tmp_path, None)
-
-
-# Reward models
-
-
-@pytest.fixture
-def reward_run(tmp_path: Path) -> Iterator[Path]:
-    def save(path: Path) -> None:
-        tiny_llama(path)
-        with quiet_libraries():
-            model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
-            torch.manual_seed(0)
-            torch.nn.init.normal_(model.score.weight)
-            model.save_pretrained(path)
-
-    recipe = replace(sft(Path("a/b"), tmp_path), name="rm")
-    directory = made(tmp_path / "rm", [{"step": 4, "loss": 0.5}], recipe=recipe)
-    made_checkpoint(directory, 4, save)
-    yield directory
-
-
-def test_a_reward_model_gives_the_same_scores_alone_and_in_a_padded_batch(reward_run: Path):
-    directory, verified = release(reward_run)
-    assert verified.num_sampled == 0 and verified.difference < 1e-4
-    assert str(verified).startswith("scores within ")
-    assert not (directory / "generation_config.json").exists()
-    readme = (directory / "README.md").read_text()
-    assert 'pipeline_tag: "text-classification"' in readme
-    assert "AutoModelForSequenceClassification.from_pretrained" in readme
-
-
-def test_a_changed_reward_model_is_found(reward_run: Path):
-    directory, _ = release(reward_run)
-    nudge(directory, 0.5)
-    model, stage = origin(directory, None)
-    with pytest.raises(RunError, match=r"down_proj.* differs"):
-        verify_checkpoint(directory, model, stage)
-    shutil.copyfile(model / "model.safetensors", directory / "model.safetensors")
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.01}))
-    with pytest.raises(RunError, match="is not the reward model of the checkpoint"):
-        verify_checkpoint(directory, model, stage)
-
-
-def test_scores_that_only_a_batch_gets_wrong_are_found(reward_run: Path):
-    model = reward_run / "checkpoints/step_4/model"
-    whole = verify._load_plain
-
-    class Misled:
-        def __init__(self, plain: Any) -> None:
-            self._plain, self.config = plain, plain.config
-
-        def __call__(self, rows: torch.Tensor, **options: Any) -> Any:
-            return self._plain(rows + (len(rows) > 1), **options)
-
-    def load(kind: str, directory: Path, **options: Any) -> Any:
-        return Misled(whole(kind, directory, **options))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verify, "_load_plain", load)
-        with pytest.raises(RunError, match="is not the reward model"):
-            verify_checkpoint(model, model, None)
-
-
-def test_a_pad_token_that_is_the_end_of_answers_is_found(reward_run: Path):
-    model = reward_run / "checkpoints/step_4/model"
-    config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps({**config, "pad_token_id": 1}))
-    with pytest.raises(RunError, match="If its pad token is its end-of-sequence token"):
-        verify_checkpoint(model, model, None)
