@@ -130,6 +130,12 @@ class MasterAdamW:
 
 def _gathers_for(master: Tensor) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
-        master.grad = parameter.grad
+        assert parameter.grad is not None
+        if master.grad is None:
+            master.grad = parameter.grad
+        else:
+            master.grad += parameter.grad
+        # torch.compile cannot read a parameter beside a gradient of another type.
+        parameter.grad = None
 
     return hook
