@@ -24,7 +24,8 @@ from cameleer.train.ladder import notices, placed_stages, refuse_other_ladder
 from cameleer.train.offline import train_offline
 from cameleer.train.online import train_online
 from cameleer.train.origins import refuse_other_origins
-from cameleer.train.run import Run, refuse_changes
+from cameleer.train.run import Run
+from cameleer.train.same_run import refuse_changes
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG}
 """What the file system says when nothing more can be written."""

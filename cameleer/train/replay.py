@@ -14,7 +14,7 @@ from cameleer.recipe import Recipe
 from cameleer.recipe_files import load
 from cameleer.train import checkpoint, offline, online, rollouts
 from cameleer.train.collect import Clock
-from cameleer.train.run import refuse_changes
+from cameleer.train.same_run import refuse_changes, refuse_other_start
 from cameleer.train.session import Session
 from cameleer.types import Group
 
@@ -55,7 +55,8 @@ def replay(directory: Path, step: int, recipe: Recipe | None = None) -> list[Fin
     sampled_in = max(1, step - staleness)
     findings: list[Finding] = []
     with Session(recipe) as session:
-        session.refuse_other_start(read_json(directory / "manifest.json"))
+        manifest = read_json(directory / "manifest.json")
+        refuse_other_start(recipe, session.inputs.tallies, session.weights(), manifest)
         by_id = {prompt.id: prompt for prompt in session.prompts}
         done = _restore(session, directory, sampled_in - 1, step - 1)
         if recipe.rollout and done >= sampled_in:

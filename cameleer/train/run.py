@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -36,47 +36,13 @@ from cameleer.train.origins import origins
 from cameleer.train.parity import Gap, Parity
 from cameleer.train.probe import probe, worth_probing
 from cameleer.train.recorder import Recorder, environment
-from cameleer.train.session import (
-    MAY_CHANGE,
-    Session,
-)
+from cameleer.train.same_run import refuse_changes, refuse_other_start, tell_other_versions
+from cameleer.train.session import Session
 from cameleer.train.sinks import require_sinks
 from cameleer.train.watch import Watch
 from cameleer.types import Group
 
 _NUM_SAMPLES = 2
-
-
-def refuse_changes(recipe: Recipe, directory: Path | None = None) -> None:
-    """Raises RunError where a run is not there, or was started with another recipe.
-
-    Args:
-        directory: Where the run is, unless it is where the recipe would put it.
-    """
-    directory, asked = directory or recipe.directory, to_json(recipe)
-    if not (directory / "recipe.json").exists():
-        raise RunError(f"{directory} holds no run to resume. Start it without --resume.")
-    stored = read_json(directory / "recipe.json")
-    if stored["num_steps"] != asked["num_steps"] and recipe.optim.schedule != "constant":
-        raise RunError(
-            f"{directory} was started with num_steps={stored['num_steps']}, over which its "
-            f"learning rate falls ({recipe.optim.schedule}), and is to go on to "
-            f"{asked['num_steps']}: it would have fallen otherwise so far. Set it back, or start "
-            "another run from its last checkpoint's model/."
-        )
-    done = max(checkpoint.steps(directory / "checkpoints"), default=0)
-    if done > asked["num_steps"]:
-        raise RunError(
-            f"{directory} has done {done} steps, and num_steps is {asked['num_steps']} now: nobody "
-            f"can take steps back. Set it to {done} or more."
-        )
-    for name in asked:
-        if name not in MAY_CHANGE and stored.get(name) != asked[name]:
-            difference = _first_difference(stored.get(name), asked[name], name)
-            raise RunError(
-                f"{directory} was started with {difference}. A resumed run has to be the same "
-                "run: set it back, or start another with --name OTHER."
-            )
 
 
 class Run(Session):
@@ -250,7 +216,7 @@ class Run(Session):
         """Continue from the newest complete checkpoint, if the start is still the same."""
         directory = self.recipe.directory
         manifest = read_json(directory / "manifest.json")
-        self.refuse_other_start(manifest)
+        refuse_other_start(self.recipe, self.inputs.tallies, self.weights(), manifest)
         root = directory / "checkpoints"
         looks = ranks.is_main() and checkpoint.exists(root)
         found = ranks.gather(checkpoint.latest(root) if looks else None)[0]
@@ -276,7 +242,7 @@ class Run(Session):
             if self.first_step == 1:
                 where = "from its start: it stopped before the first checkpoint"
             console.print(f"resuming {self.recipe.name} {where}")
-            _warn_of_other_versions(manifest)
+            tell_other_versions(manifest)
 
     def _probe(self) -> None:
         """Raises TrainingError where the longest batch would run out of memory."""
@@ -456,33 +422,3 @@ class Run(Session):
         )
         for line in per_source(recipe.data, inputs.tallies):
             console.print(f"  {line}", markup=False)
-
-
-def _warn_of_other_versions(manifest: dict[str, Any]) -> None:
-    """Rounding may differ with the library or the machine: the run goes on, but is told apart."""
-    now = environment()
-    for what in ("torch", "transformers"):
-        then, here = manifest["packages"].get(what), now["packages"].get(what)
-        if then != here:
-            console.print(
-                f"[yellow]{what} is {here}, and was {then} when the run started: from here on it "
-                "is not the same run to the bit[/]"
-            )
-    for what in ("machine", "gpus"):
-        if manifest.get(what) != now[what]:
-            console.print(
-                f"[yellow]The run started on other hardware ({what}: {manifest.get(what)}, and now "
-                f"{now[what]}): from here on it is not the same run to the bit[/]"
-            )
-
-
-def _first_difference(stored: Any, asked: Any, path: str) -> str:
-    if isinstance(stored, dict) and isinstance(asked, dict):
-        for key in sorted(stored.keys() | asked.keys()):
-            if stored.get(key) != asked.get(key):
-                return _first_difference(stored.get(key), asked.get(key), f"{path}.{key}")
-    if isinstance(stored, list) and isinstance(asked, list) and len(stored) == len(asked):
-        for place, (one, other) in enumerate(zip(stored, asked, strict=True)):
-            if one != other:
-                return _first_difference(one, other, f"{path}.{place}")
-    return f"{path}={stored!r}, and is to go on with {asked!r}"

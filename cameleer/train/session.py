@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cameleer.batch import Batch
-from cameleer.errors import RunError, TrainingError
+from cameleer.errors import TrainingError
 from cameleer.log import quiet_libraries
 from cameleer.models.heads import fit_to_tokenizer, load_scorer
 from cameleer.models.load import (
@@ -24,13 +24,12 @@ from cameleer.models.lora import add_adapter
 from cameleer.recipe import Model, Optim, Recipe, Rollout
 from cameleer.recipe_files import to_json
 from cameleer.rollout.engine import Sampling, make_engine
-from cameleer.train import ranks, rollouts
+from cameleer.train import rollouts
 from cameleer.train.guards import refuse_device
 from cameleer.train.inputs import (
     Inputs,
     fingerprint,
     longest_answer,
-    other_models,
     read_inputs,
     resolve,
 )
@@ -38,15 +37,13 @@ from cameleer.train.learner import Sums
 from cameleer.train.metrics import engine_metrics
 from cameleer.train.model_reward import ModelReward
 from cameleer.train.optimizer import MasterAdamW
+from cameleer.train.same_run import MAY_CHANGE
 from cameleer.train.torch_learner import TorchLearner, Trained
 from cameleer.types import Group
 from cameleer.verifiers.isolate import VerifierPool
 
 _HELDOUT_SLOTS = {"cpu": 64, "cuda": 512}
 """Held-out questions that a run without rollouts answers together."""
-
-MAY_CHANGE = {"num_steps", "output", "heldout", "evals"}
-"""Fields of a recipe that a resumed run may have otherwise than when it started."""
 
 
 class Session:
@@ -95,7 +92,7 @@ class Session:
         recipe = self.recipe
         asked = to_json(recipe)
         start = {
-            "weights": self._weights(),
+            "weights": self.weights(),
             "data": [fingerprint(source) for source in recipe.data],
         }
         fixed = {k: v for k, v in asked.items() if k not in MAY_CHANGE | {"name", "model", "data"}}
@@ -104,49 +101,7 @@ class Session:
         text = json.dumps([start, fixed], sort_keys=True)
         return {"run": hashlib.sha256(text.encode()).hexdigest()[:16], **start}
 
-    def refuse_other_start(self, manifest: dict[str, Any]) -> None:
-        """Raises RunError where weights, data or ranks are not those that a run started with."""
-        for what, now in self._weights().items():
-            then = manifest["weights"].get(what)
-            if now != then:
-                start = other_models(self.recipe).get(what, self.recipe.model.source)
-                raise RunError(
-                    f"{start} is not the {what} that "
-                    f"this run started from: its weights hash to {str(now)[:12]}, and did to "
-                    f"{str(then)[:12]}. Put the old weights back; another start is another run."
-                )
-        for source, then in zip(self.recipe.data, manifest["data"], strict=True):
-            now = fingerprint(source)
-            if now != {name: then.get(name) for name in now}:
-                raise RunError(
-                    f"{source.path} is not the file that this run started from: its sha256 is "
-                    f"{now.get('sha256', 'none')[:12]}, and was {then.get('sha256', 'none')[:12]}. "
-                    "Put the old rows back; other data is another run."
-                )
-        for source, tally, then in zip(
-            self.recipe.data, self.inputs.tallies, manifest["data"], strict=True
-        ):
-            # Without a network the hub's client may not know it, which is no difference.
-            if tally.commit and then.get("commit") and tally.commit != then["commit"]:
-                raise RunError(
-                    f"{source.path} is at commit {tally.commit[:12]} on the hub, and was at "
-                    f"{then['commit'][:12]} when this run started: other data is another run. Set "
-                    "revision of the source to start one of the same data."
-                )
-            if tally.prepared != then.get("prepared", tally.prepared):
-                raise RunError(
-                    f"The rows of {source.path} give other tokens than when this run started: "
-                    "what a function yields, the tokenizer or its chat template has changed. Put "
-                    "it back; other data is another run."
-                )
-        if ranks.world_size() != manifest["world_size"]:
-            raise RunError(
-                f"This run was started on {manifest['world_size']} processes, and is to go on with "
-                f"{ranks.world_size()}, which add gradients up in another order. Give torchrun "
-                f"--nproc-per-node {manifest['world_size']}."
-            )
-
-    def _weights(self) -> dict[str, Any]:
+    def weights(self) -> dict[str, Any]:
         """Hashes of all models that the run begins with."""
         found = self.learner.identity()
         if self.reward_model is not None:
