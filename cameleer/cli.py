@@ -265,7 +265,10 @@ def _run(reference: str, rest: Sequence[str], *, resume: bool) -> int:
         console.print(ladder_table(directories))
     elif line := heldout_line(directories[-1]):
         console.print(line)
-    console.print(f"next: cameleer release {whole}")
+    # A Curate stage at the end has nothing to release.
+    ends_otherwise = isinstance(recipe, Ladder) and recipe.stages[-1].name != directories[-1].name
+    stage = f" --stage {directories[-1].name}" if ends_otherwise else ""
+    console.print(f"next: cameleer release {whole}{stage}")
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -37,6 +38,7 @@ def override(recipe: R, arguments: Sequence[str], *, prog: str) -> R:
     An unknown field or an unreadable value ends the program with tyro's message, which names the
     nearest fields.
     """
+    recipe = _with_tuples(recipe)
     found = list(leaves(recipe))
     options = dataclasses.make_dataclass(
         "Options",
@@ -50,17 +52,34 @@ def override(recipe: R, arguments: Sequence[str], *, prog: str) -> R:
         ],
         frozen=True,
     )
-    parsed: Any = tyro.cli(
-        options,
-        args=list(arguments),
-        prog=prog,
-        description=f"Fields of the recipe {recipe.name} and their values.",
-    )
+    with warnings.catch_warnings():
+        # Of values of another type, which `cameleer.recipe_types` tells better.
+        warnings.simplefilter("ignore", UserWarning)
+        parsed: Any = tyro.cli(
+            options,
+            args=list(arguments),
+            prog=prog,
+            description=f"Fields of the recipe {recipe.name} and their values.",
+        )
     for number, leaf in enumerate(found):
         value = getattr(parsed, f"option_{number}")
         if value != leaf.value:
             recipe = _replaced(recipe, leaf.path, value)
     return recipe
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists that a recipe was given as the tuples that it holds. Users' own classes stay."""
+    if isinstance(value, list | tuple):
+        items = tuple(map(_with_tuples, value))
+        return value if value == items else items
+    is_ours = dataclasses.is_dataclass(value) and type(value).__module__.startswith("cameleer.")
+    if not is_ours or isinstance(value, type):
+        return value
+    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    changes = {name: _with_tuples(item) for name, item in fields.items()}
+    changes = {name: item for name, item in changes.items() if item is not fields[name]}
+    return dataclasses.replace(value, **changes) if changes else value
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[Leaf]:

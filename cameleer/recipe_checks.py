@@ -162,11 +162,11 @@ def _out_of_range(recipe: Recipe) -> Iterator[str]:
     for name, optim in (("optim", recipe.optim), ("value_optim", recipe.value_optim)):
         if optim is None:
             continue
-        yield from _between(f"{name}.learning_rate", optim.learning_rate, 0, above=True)
-        yield from _between(f"{name}.eps", optim.eps, 0)
-        yield from _between(f"{name}.weight_decay", optim.weight_decay, 0)
+        yield from _between(f"{name}.learning_rate", optim.learning_rate, above=True)
+        yield from _between(f"{name}.eps", optim.eps)
+        yield from _between(f"{name}.weight_decay", optim.weight_decay)
         for beta in optim.betas:
-            yield from _between(f"{name}.betas", beta, 0, 1, below=True)
+            yield from _between(f"{name}.betas", beta, most=1, below=True)
         if optim.warmup_steps < 0:
             yield f"{name}.warmup_steps is {optim.warmup_steps}; it counts updates, from 0."
         if not optim.max_grad_norm > 0:
@@ -175,37 +175,38 @@ def _out_of_range(recipe: Recipe) -> Iterator[str]:
                 "to nothing. Set it above 0; a large number never clips."
             )
     for name in ("correct", "without_eos"):
-        yield from _between(f"reward.{name}", getattr(recipe.reward, name), -math.inf, above=True)
+        yield from _between(f"reward.{name}", getattr(recipe.reward, name), least=-math.inf)
     algorithm = recipe.algorithm
-    is_pairs, has_value = algorithm.learns_from == "pairs", "value" in algorithm.needs
-    for field, least, most, above in (
-        ("beta", 0, math.inf, is_pairs),
-        ("gamma", 0, 1 if has_value else math.inf, False),
-        ("lam", 0, 1, False),
-        ("clip_eps", 0, math.inf, True),
-        ("clip_eps_high", 0, math.inf, True),
-        ("value_clip", 0, math.inf, True),
-        ("value_coef", 0, math.inf, True),
-        ("importance_cap", 0, math.inf, True),
-        ("label_smoothing", 0, 0.5, False),
-        ("margin", 0, math.inf, False),
-        ("center", 0, math.inf, False),
+    if not type(algorithm).__module__.startswith("cameleer."):
+        return
+    gamma_at_most = 1 if "value" in algorithm.needs else math.inf
+    for field, most, above in (
+        ("beta", math.inf, algorithm.learns_from == "pairs"),
+        ("gamma", gamma_at_most, False),
+        ("lam", 1, False),
+        ("value_coef", math.inf, True),
+        ("label_smoothing", 0.5, False),
+        ("margin", math.inf, False),
+        ("center", math.inf, False),
     ):
         value = getattr(algorithm, field, None)
-        if isinstance(value, int | float):
-            yield from _between(f"algorithm.{field}", value, least, most, above=above)
+        yield from _between(f"algorithm.{field}", value, most=most, above=above)
+    for field in ("clip_eps", "clip_eps_high", "value_clip", "importance_cap"):
+        bound = getattr(algorithm, field, None)
+        if bound is not None and not bound > 0:
+            yield f"algorithm.{field} is {bound}; it has to be above 0."
 
 
 def _between(
     name: str,
     value: float | None,
-    least: float,
-    most: float = math.inf,
     *,
+    least: float = 0,
+    most: float = math.inf,
     above: bool = False,
     below: bool = False,
 ) -> Iterator[str]:
-    """A sentence where a number is out of its range. No number may be infinite.
+    """A sentence where a number is infinite or out of its range.
 
     Args:
         above: The least is out of range itself.
@@ -214,15 +215,12 @@ def _between(
     if value is None:
         return
     low = value > least if above else value >= least
-    high = value < most if below or math.isinf(most) else value <= most
-    if not (low and high):
-        ends = []
-        if math.isfinite(least):
-            ends.append(f"{'above' if above else 'at least'} {least:g}")
-        ends.append(
-            f"{'below' if below else 'at most'} {most:g}" if math.isfinite(most) else "finite"
-        )
-        yield f"{name} is {value}; it has to be {' and '.join(ends)}."
+    high = value < most if below else value <= most
+    if low and high and math.isfinite(value):
+        return
+    ends = [f"{'above' if above else 'at least'} {least:g}"] if math.isfinite(least) else []
+    ends += [f"{'below' if below else 'at most'} {most:g}"] if math.isfinite(most) else ["finite"]
+    yield f"{name} is {value}; it has to be {' and '.join(ends)}."
 
 
 def curate_problems(stage: Curate) -> Iterator[str]:

@@ -36,7 +36,7 @@ def load(reference: str) -> Recipe | Ladder:
         raise RecipeError(
             f"{reference} returned a {type(recipe).__name__}; it has to return a Recipe or Ladder."
         )
-    for problem in type_problems(recipe):
+    for problem in type_problems(recipe, unset=True):
         raise RecipeError(f"{reference}: {problem}")
     return recipe
 

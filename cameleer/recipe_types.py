@@ -11,29 +11,35 @@ from typing import Any, Literal, get_args, get_origin
 from cameleer.errors import nearest
 
 
-def type_problems(value: Any, path: str = "") -> Iterator[str]:
-    """A sentence for each field of a dataclass, and of those within it, that holds another type."""
-    try:
-        hints = typing.get_type_hints(type(value))
-    except NameError:  # A user's class, whose imports are for type checkers only.
-        hints = {}
+def type_problems(value: Any, path: str = "", *, unset: bool = False) -> Iterator[str]:
+    """A sentence for each field of a recipe, and of what it holds, that has another type.
+
+    Fields of users' own classes are theirs.
+
+    Args:
+        unset: None may stand for what the command line is to give.
+    """
+    is_ours = type(value).__module__.startswith("cameleer.")
+    hints = typing.get_type_hints(type(value)) if is_ours else {}
     for field in dataclasses.fields(value):
         where = f"{path}.{field.name}" if path else field.name
-        yield from _problems(getattr(value, field.name), hints.get(field.name, Any), where)
+        found = getattr(value, field.name, None)
+        if not (unset and found is None):
+            yield from _problems(found, hints.get(field.name, Any), where, unset)
 
 
-def _problems(value: Any, hint: Any, path: str) -> Iterator[str]:
+def _problems(value: Any, hint: Any, path: str, unset: bool) -> Iterator[str]:
     origin, parts = get_origin(hint), get_args(hint)
-    if isinstance(value, Mapping) and _is_mapping(origin):
+    if isinstance(value, Mapping) and origin is Mapping:
         for name, item in value.items():
-            yield from _problems(item, parts[1], f"{path}.{name}")
+            yield from _problems(item, parts[1], f"{path}.{name}", unset)
     elif isinstance(value, tuple | list) and parts[1:] == (...,):
         for number, item in enumerate(value):
-            yield from _problems(item, parts[0], f"{path}.{number}")
+            yield from _problems(item, parts[0], f"{path}.{number}", unset)
     elif not _fits(value, hint):
         yield f"{path} is {_shown(value)}, and has to be {_named(hint)}.{_hint(value, hint)}"
-    elif dataclasses.is_dataclass(value):
-        yield from type_problems(value, path)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from type_problems(value, path, unset=unset)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -49,19 +55,10 @@ def _fits(value: Any, hint: Any) -> bool:
             return False
         each = [parts[0]] * len(value) if parts[1:] == (...,) else parts
         return len(value) == len(each) and all(map(_fits, value, each))
-    if _is_mapping(origin):
-        return isinstance(value, Mapping) and all(_fits(v, parts[1]) for v in value.values())
     if hint in (int, float):
         kinds = (int, float) if hint is float else int
         return isinstance(value, kinds) and not isinstance(value, bool)
-    try:
-        return isinstance(value, origin or hint) and not isinstance(value, type)
-    except TypeError:  # Not to be looked into, such as a type variable of a user's class.
-        return True
-
-
-def _is_mapping(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Mapping)
+    return isinstance(value, origin or hint) and not isinstance(value, type)
 
 
 def _named(hint: Any) -> str:
@@ -72,8 +69,8 @@ def _named(hint: Any) -> str:
         return " or ".join(map(_named, parts))
     if origin is tuple:
         return f"a tuple ({', '.join('…' if part is ... else _named(part) for part in parts)})"
-    if origin is not None:
-        return f"a mapping from {_named(parts[0])} to {_named(parts[-1])}"
+    if origin is Mapping:
+        return f"a mapping from {_named(parts[0])} to {_named(parts[1])}"
     name = getattr(hint, "__name__", str(hint))
     return _NAMES.get(hint) or f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 

@@ -14,6 +14,7 @@ from cameleer.algorithms.dpo import DPO
 from cameleer.algorithms.grpo import GRPO
 from cameleer.algorithms.ppo import PPO
 from cameleer.errors import RecipeError
+from cameleer.overrides import override
 from cameleer.recipe import Eval, Ladder, Model, Optim, Output, Recipe, Reward, Rollout, Runtime
 from cameleer.recipe_files import load, named_recipes, to_json
 from cameleer.recipe_types import type_problems
@@ -135,8 +136,34 @@ class Mine:
     def loss(self, batch: Any, output: Any) -> Any: ...
 
 
-def test_types_that_nobody_can_resolve_are_let_be(tmp_path: Path):
-    grpo(tmp_path / "model", tmp_path, algorithm=Mine()).validate()
+def test_fields_of_users_own_classes_are_theirs(tmp_path: Path):
+    @dataclass(frozen=True)
+    class Own(GRPO):
+        beta: float = -1.0
+        kl_estimator: Any = "mine"
+
+    for algorithm in (Mine(), Own()):
+        grpo(tmp_path / "model", tmp_path, algorithm=algorithm).validate()
+
+
+def test_none_may_wait_for_the_command_line(tmp_path: Path):
+    file = tmp_path / "unset_recipe.py"
+    file.write_text(
+        "from dataclasses import replace\n"
+        "from cameleer.recipes import tulu31_8b\n"
+        "def mine():\n"
+        "    recipe = tulu31_8b()\n"
+        "    model = replace(recipe.model, source=None)\n"
+        "    return replace(recipe, num_steps=None, model=model, rollout=replace(\n"
+        "        recipe.rollout, stop=['####']))\n"
+    )
+    recipe = load(f"{file}:mine")
+    with pytest.raises(RecipeError, match=r"model\.source is None, and has to be text"):
+        recipe.validate()
+    given = override(recipe, ["--num-steps", "3", "--model.source", "a/b"], prog="")
+    given.validate()
+    assert isinstance(given, Recipe) and given.num_steps == 3
+    assert given.rollout is not None and given.rollout.stop == ("####",)
 
 
 def with_value(tmp_path: Path, algorithm: PPO) -> Recipe:
@@ -149,7 +176,7 @@ def with_value(tmp_path: Path, algorithm: PPO) -> Recipe:
     ("algorithm", "message"),
     [
         (GRPO(beta=-1.0), "algorithm.beta is -1.0; it has to be at least 0 and finite."),
-        (GRPO(clip_eps=0.0), "algorithm.clip_eps is 0.0; it has to be above 0 and finite."),
+        (GRPO(clip_eps=0.0), "algorithm.clip_eps is 0.0; it has to be above 0."),
         (GRPO(clip_eps_high=-0.1), "algorithm.clip_eps_high is -0.1"),
         (GRPO(importance_cap=0.0), "algorithm.importance_cap is 0.0"),
         (PPO(lam=5.0), "algorithm.lam is 5.0; it has to be at least 0 and at most 1."),
@@ -198,3 +225,5 @@ def test_a_number_that_could_train_nothing_is_refused(
         grpo(tmp_path, tmp_path, **changes).validate()
     assert message in str(error.value)
     dpo(tmp_path, tmp_path, algorithm=DPO(gamma=3.0, variant="simpo")).validate()
+    unbounded = GRPO(clip_eps_high=float("inf"), importance_cap=float("inf"))
+    grpo(tmp_path, tmp_path, algorithm=unbounded).validate()

@@ -78,8 +78,8 @@ def conversation_tokens(
     3's rule. A token that joins the header's last characters with blanks of the answer's, such as
     two newlines, is not trained: nobody could sample it after the header.
 
-    Raises ModelError where such a token holds more of the answer than blanks, where an answer's
-    text holds the end-of-sequence token, behind which nobody could sample, and where the
+    Raises ModelError where such a token holds more of the answer than blanks, where an answer
+    goes on after an end-of-sequence token in its text, and where the
     template renders a conversation's beginning differently once it goes on: any mask would be a
     guess. It is none where the header is the same and all of the answer
     stands between it and the next end-of-sequence token, as with templates that put marks of
@@ -91,10 +91,11 @@ def conversation_tokens(
         if message["role"] != "assistant":
             continue
         eos: str | None = getattr(tokenizer, "eos_token", None)
-        if eos and eos in message["content"]:
+        if eos and message["content"].partition(eos)[2].replace(eos, "").strip():
             raise ModelError(
-                f"The answer in turn {turn + 1} holds the end-of-sequence token, {eos}: nobody "
-                "could sample what follows it. Take it out of the text."
+                f"The answer in turn {turn + 1} goes on after the end-of-sequence token, {eos}, "
+                "where nobody could sample. Take it out of the text, or set "
+                "Source(bad_rows='skip')."
             )
         before = _render(tokenizer, messages[:turn], add_generation_prompt=True)
         last = turn == len(messages) - 1

@@ -54,16 +54,17 @@ def question(row: Row, source: Source) -> tuple[tuple[Message, ...], tuple[Check
 
 def _checks(verifiers: Any, truths: Any, row: Row) -> tuple[Check, ...]:
     """One check, or several where both columns are lists, as in open-instruct's later data sets."""
-    if not isinstance(verifiers, list):
-        verifiers, truths = [verifiers], [truths]
-    lists = isinstance(truths, list) and len(truths) == len(verifiers)
-    if not (verifiers and lists and all(isinstance(name, str) for name in verifiers)):
+    names, each = verifiers, truths
+    if not isinstance(verifiers, list | tuple):
+        names, each = [verifiers], [truths]
+    fit = isinstance(each, list | tuple) and len(each) == len(names) > 0
+    if not (fit and all(isinstance(name, str) for name in names)):
         raise RowError(
             f"{row.origin}: `dataset` has to be a verifier's name, or a list of names with as many "
-            f"ground truths, and is {verifiers!r:.60} beside {truths!r:.60}.",
+            f"ground truths, and is {verifiers!r:.60} beside {truths!r:.60}. {_MEND}",
             "no verifier for each ground truth",
         )
-    return tuple(Check(name.lower(), truth) for name, truth in zip(verifiers, truths, strict=True))
+    return tuple(Check(name.lower(), truth) for name, truth in zip(names, each, strict=True))
 
 
 def _truth(row: Row, source: Source) -> str:

@@ -6,8 +6,7 @@ so a change of any of it is another name, and nothing is ever brought up to date
 may be deleted at any time.
 
 Not kept are the rows of functions, which may come from anywhere, those of hub data sets whose
-commit is not known, all rows where the chat template writes a date, and sources of fewer than
-`_SMALL` rows, which take a second or two.
+commit is not known, and sources of fewer than `_SMALL` rows, which take a second or two.
 """
 
 from __future__ import annotations
@@ -85,8 +84,7 @@ def prepare(
         opened = open_source(source)
         make = functools.partial(_make, source, opened, render, seed=seed, place=place)
         content, num_rows = opened.sha256 or opened.commit, opened.num_rows or 0
-        is_kept = content and num_rows >= _SMALL and not reads_the_clock(tokenizer)
-        if cache is None or not is_kept:
+        if cache is None or not content or num_rows < _SMALL:
             found.append(_in_memory(make))
             continue
         shape = [dataclasses.asdict(source), place, content, kind, max_tokens, seed]
@@ -116,11 +114,15 @@ def _software() -> dict[str, Any]:
 
 
 def _identity(tokenizer: Any) -> dict[str, str]:
-    """Hashes of the files that a tokenizer is saved as: vocabulary, special tokens, template."""
+    """Hashes of the files that a tokenizer is saved as: vocabulary, special tokens, template.
+
+    And the day, where the template writes it.
+    """
     with tempfile.TemporaryDirectory() as directory:
         tokenizer.save_pretrained(directory)
         files = sorted(p for p in Path(directory).rglob("*") if p.is_file())
-        return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+        found = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {**found, "day": time.strftime("%Y-%m-%d")} if reads_the_clock(tokenizer) else found
 
 
 def _make(

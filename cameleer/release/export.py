@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -214,6 +215,11 @@ def _without_paths(value: Any, field: str = "") -> Any:
         return [_without_paths(item, field) for item in value]
     if not isinstance(value, str):
         return value
-    # A relative directory says nothing of the machine, and the recipe goes on writing there.
+    # A relative directory says nothing of the machine, and the recipe goes on writing there. Stop
+    # strings may begin as paths do.
     is_elsewhere = field == "directory" and value.startswith(("/", "~"))
+    is_elsewhere |= field != "stop" and _ABSOLUTE.match(value) is not None
     return shown(value) if is_elsewhere or field in (*PATH_FIELDS, *CODE_FIELDS) else value
+
+
+_ABSOLUTE = re.compile(r"(?:/|~/)[^/\s]+/[^/\s]")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlparse
 
 from cameleer.data.prompts import check_truths, load_prompts
 from cameleer.data.sources import Source, is_local
-from cameleer.errors import CameleerError, nearest
+from cameleer.errors import CameleerError, RecipeError, nearest
 from cameleer.log import console, quiet_libraries
-from cameleer.recipe import Curate, Ladder, Recipe
+from cameleer.recipe import Curate, Ladder, Recipe, stage_sources
+from cameleer.recipe_types import type_problems
 from cameleer.train.guards import notices, refuse_full_disk, refuse_output, refuse_undecided
 from cameleer.train.ladder import from_the_start, placed_stages
 from cameleer.train.ladder import notices as ladder_notices
@@ -26,22 +28,28 @@ class NotCheckedError(Exception):
 
 def check(recipe: Recipe | Ladder) -> int:
     """Print what holds, what does not and what could not be looked at. Returns the exit status."""
+    for problem in type_problems(recipe):
+        # Nothing else can be looked at.
+        raise RecipeError(problem)
     _look_only_where_there_is_something()
     if isinstance(recipe, Ladder):
         recipe.validate_names()
         for notice in ladder_notices(recipe):
             console.print("note: ", end="")
             console.print(notice, markup=False)
-    failures = 0
+    failures, made = 0, _made(recipe)
     for stage, placed in _to_check(recipe):
         if isinstance(recipe, Ladder):
             console.print(f"[bold]{stage.name}[/]")
         if isinstance(stage, Curate):
             failures += sum(_report(name, look, stage) for name, look in _CURATE_CHECKS.items())
+            failures += _report("data", partial(_questions, made=made), stage)
         else:
             failures += sum(_report(name, look, stage) for name, look in _CHECKS.items())
+            failures += _report("data", partial(_data, made=made), stage)
+            failures += _report("evals", _evals, stage)
         if placed.reward_model:
-            failures += _report("reward", _reward, placed)
+            failures += _report("reward", partial(_reward, made=made), placed)
     if failures:
         console.print(f"{failures} to mend before training.")
     return 1 if failures else 0
@@ -57,6 +65,24 @@ def _to_check(recipe: Recipe | Ladder) -> list[tuple[Recipe | Curate, Recipe | C
         if isinstance(stage, Recipe) and isinstance(started, Recipe):
             stage = dataclasses.replace(stage, value_model=started.value_model)
         found.append((stage, placed))
+    return found
+
+
+def _made(recipe: Recipe | Ladder) -> dict[str, str]:
+    """The stages that make what is not there yet, by its path."""
+    if isinstance(recipe, Recipe):
+        return {}
+    found: dict[str, str] = {}
+    for asked, placed in zip(recipe.stages, placed_stages(recipe), strict=True):
+        named = [
+            (a.path, p.path)
+            for a, p in zip(stage_sources(asked), stage_sources(placed), strict=True)
+        ]
+        if asked.reward_model and placed.reward_model:
+            named.append((asked.reward_model.source, placed.reward_model.source))
+        for reference, path in named:
+            if reference.startswith("stage:") and not Path(path).exists():
+                found[path] = reference.removeprefix("stage:").partition("/")[0]
     return found
 
 
@@ -153,10 +179,10 @@ def _model(recipe: Recipe | Curate) -> str:
     return f"{config.model_type}, {config.vocab_size:,} tokens, EOS {tokenizer.eos_token}"
 
 
-def _data(recipe: Recipe) -> str:
+def _data(recipe: Recipe, made: Mapping[str, str]) -> str:
     from cameleer.train.inputs import described, per_source, read_inputs
 
-    _need_data(recipe, (*recipe.data, *(recipe.heldout.sources if recipe.heldout else ())))
+    _need_data(stage_sources(recipe), made)
     try:
         _need_model(recipe)
     except NotCheckedError:
@@ -188,16 +214,15 @@ def _data_without_tokenizer(recipe: Recipe) -> str:
     return f"{described(found)}; lengths not checked: no tokenizer here"
 
 
-def _reward(recipe: Recipe | Curate) -> str:
+def _reward(recipe: Recipe | Curate, made: Mapping[str, str]) -> str:
     from cameleer.models.load import load_config
     from cameleer.train.guards import refuse_no_scorer
     from cameleer.train.inputs import resolve
 
     assert recipe.reward_model is not None
     source = recipe.reward_model.source
-    # runs/LADDER/STAGE/checkpoints/step_N/model
-    if recipe.directory.parent in Path(source).parents and not Path(source).exists():
-        raise NotCheckedError(f"stage {Path(source).parents[2].name} makes it")
+    if source in made:
+        raise NotCheckedError(f"stage {made[source]} makes it")
     _need_model_at(source)
     source = resolve(source)
     with quiet_libraries():
@@ -225,12 +250,12 @@ def _curate(stage: Curate) -> str:
     return f"up to {rollout.num_prompts:,} questions x {rollout.group_size} answers"
 
 
-def _questions(stage: Curate) -> str:
+def _questions(stage: Curate, made: Mapping[str, str]) -> str:
     from cameleer.data.chat import with_template
     from cameleer.models.load import load_tokenizer
     from cameleer.train.inputs import checked_prompts, resolve
 
-    _need_data(stage, stage.data)
+    _need_data(stage.data, made)
     _need_model(stage)
     with quiet_libraries():
         source = resolve(stage.model.source)
@@ -247,7 +272,6 @@ _CURATE_CHECKS: dict[str, Callable[[Curate], str]] = {
     "engine": _engine,
     "device": _device,
     "model": _model,
-    "data": _questions,
 }
 _CHECKS: dict[str, Callable[[Recipe], str]] = {
     "recipe": _fields,
@@ -257,16 +281,13 @@ _CHECKS: dict[str, Callable[[Recipe], str]] = {
     "output": _output,
     "model": _model,
     "disk": _disk,
-    "data": _data,
-    "evals": _evals,
 }
 
 
-def _need_data(recipe: Recipe | Curate, sources: Sequence[Source]) -> None:
+def _need_data(sources: Sequence[Source], made: Mapping[str, str]) -> None:
     for source in sources:
-        path = Path(source.path)
-        if path.parent.parent == recipe.directory.parent and not path.exists():
-            raise NotCheckedError(f"stage {path.parent.name} makes it")
+        if source.path in made:
+            raise NotCheckedError(f"stage {made[source.path]} makes it")
         _need_the_hub(source.path, is_local(source.path))
 
 

@@ -210,9 +210,9 @@ def notices(recipe: Recipe, longest: int, tokenizer: Any) -> Iterator[str]:
     """
     if reads_the_clock(tokenizer):
         yield (
-            f"The chat template of {recipe.model.source} writes today's date: on another day the "
-            "same rows are other tokens, and this run is not to be resumed. Write a date into the "
-            "template, or set model.chat_template to 'tulu'."
+            f"The chat template of {recipe.model.source} writes today's date: resumed on another "
+            "day, the same rows are other tokens, and this is not the same run to the bit. Write a "
+            "date into the template, or set model.chat_template to 'tulu'."
         )
     runtime = recipe.runtime
     if longest > runtime.micro_batch_tokens:

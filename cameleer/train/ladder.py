@@ -88,26 +88,29 @@ def refuse_other_ladder(ladder: Ladder, stored: Mapping[str, Any]) -> None:
     """
     then = {stage["name"]: stage for stage in stored.get("stages", ())}
     now = {stage["name"]: stage for stage in to_json(ladder)["stages"]}
-    if gone := [name for name in then if name not in now]:
+    placed = placed_stages(ladder)
+    root = placed[0].directory.parent
+    if gone := [name for name in then if name not in now and (root / name).exists()]:
         raise RunError(
             f"{ladder.name} was started with the stages {', '.join(then)}, and is to go on without "
             f"{', '.join(gone)}. Put them back, or start another ladder with --name OTHER."
         )
-    begun = {s.name for s in placed_stages(ladder) if (s.directory / "recipe.json").exists()}
-    changed: dict[str, str] = {}
-    """Stages to be made anew, and those that come of them, by the first of them."""
+    begun = {stage.name for stage in placed if (stage.directory / "recipe.json").exists()}
+    other: dict[str, str] = {}
+    """Stages to be made anew by another recipe, and all that come of them, by the first."""
     for stage in ladder.stages:
         parents = {ref.removeprefix("stage:").partition("/")[0] for ref in stage_references(stage)}
-        cause = next((changed[name] for name in sorted(parents & set(changed))), None)
-        if cause and stage.name in begun:
+        cause = next((other[name] for name in sorted(parents & set(other))), None)
+        is_changed = stage.name in then and _differ(then[stage.name], now[stage.name])
+        if cause or (is_changed and stage.name not in begun):
+            other[stage.name] = cause or stage.name
+    for first in dict.fromkeys(other.values()):
+        if old := [name for name, cause in other.items() if cause == first and name in begun]:
             raise RunError(
-                f"Stage {cause} would be made anew by another recipe than before, and stage "
-                f"{stage.name} came of the old one. Set its fields back, delete {stage.name}'s "
-                "directory too, or start another ladder with --name OTHER."
+                f"Stage {first} would be made anew by another recipe than before, and of the old "
+                f"one came {', '.join(old)}. Set its fields back, delete their directories too, or "
+                "start another ladder with --name OTHER."
             )
-        is_other = stage.name in then and _differ(then[stage.name], now[stage.name])
-        if cause or (is_other and stage.name not in begun):
-            changed[stage.name] = cause or stage.name
 
 
 def _differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -56,7 +56,7 @@ def replay(directory: Path, step: int, recipe: Recipe | None = None) -> list[Fin
     findings: list[Finding] = []
     with Session(recipe) as session:
         manifest = read_json(directory / "manifest.json")
-        refuse_other_start(recipe, session.inputs.tallies, session.weights(), manifest)
+        refuse_other_start(recipe, session.inputs, session.weights(), manifest)
         by_id = {prompt.id: prompt for prompt in session.prompts}
         done = _restore(session, directory, sampled_in - 1, step - 1)
         if recipe.rollout and done >= sampled_in:

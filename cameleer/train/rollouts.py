@@ -105,7 +105,9 @@ def write(path: Path, step: int, groups: Sequence[Group], batch: Batch | None = 
 
 
 def _text(truth: Any) -> str:
-    return truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
+    text = truth if isinstance(truth, str) else json.dumps(truth, ensure_ascii=False)
+    # Half a character, which a ground truth may hold, is no UTF-8.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def read(path: Path, prompts: Mapping[str, Prompt]) -> list[Group]:

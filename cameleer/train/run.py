@@ -216,7 +216,7 @@ class Run(Session):
         """Continue from the newest complete checkpoint, if the start is still the same."""
         directory = self.recipe.directory
         manifest = read_json(directory / "manifest.json")
-        refuse_other_start(self.recipe, self.inputs.tallies, self.weights(), manifest)
+        refuse_other_start(self.recipe, self.inputs, self.weights(), manifest)
         root = directory / "checkpoints"
         looks = ranks.is_main() and checkpoint.exists(root)
         found = ranks.gather(checkpoint.latest(root) if looks else None)[0]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cameleer.data.mixture import Tally
+from cameleer.data.chat import reads_the_clock
 from cameleer.errors import RunError
 from cameleer.files import read_json
 from cameleer.log import console
 from cameleer.recipe import Recipe
 from cameleer.recipe_files import to_json
 from cameleer.train import checkpoint, ranks
-from cameleer.train.inputs import fingerprint, other_models
+from cameleer.train.inputs import Inputs, fingerprint, other_models
 from cameleer.train.recorder import environment
 
 MAY_CHANGE = {"num_steps", "output", "heldout", "evals"}
@@ -54,14 +54,14 @@ def refuse_changes(recipe: Recipe, directory: Path | None = None) -> None:
 
 def refuse_other_start(
     recipe: Recipe,
-    tallies: Sequence[Tally],
+    inputs: Inputs,
     weights: Mapping[str, Any],
     manifest: Mapping[str, Any],
 ) -> None:
     """Raises RunError where weights, data or ranks are not those that a run started with.
 
     Args:
-        tallies: What became of the rows of each source now.
+        inputs: What the run would read now.
         weights: Hashes of all models that the run would begin with now.
     """
     for what, now in weights.items():
@@ -81,7 +81,7 @@ def refuse_other_start(
                 f"{now.get('sha256', 'none')[:12]}, and was {then.get('sha256', 'none')[:12]}. "
                 "Put the old rows back; other data is another run."
             )
-    for source, tally, then in zip(recipe.data, tallies, manifest["data"], strict=True):
+    for source, tally, then in zip(recipe.data, inputs.tallies, manifest["data"], strict=True):
         # Without a network the hub's client may not know it, which is no difference.
         if tally.commit and then.get("commit") and tally.commit != then["commit"]:
             raise RunError(
@@ -89,7 +89,9 @@ def refuse_other_start(
                 f"{then['commit'][:12]} when this run started: other data is another run. Set "
                 "revision of the source to start one of the same data."
             )
-        if tally.prepared != then.get("prepared", tally.prepared):
+        is_other = tally.prepared != then.get("prepared", tally.prepared)
+        # On another day they are others, which the run has told when it started.
+        if is_other and not reads_the_clock(inputs.tokenizer):
             raise RunError(
                 f"The rows of {source.path} give other tokens than when this run started: "
                 "what a function yields, the tokenizer or its chat template has changed. Put "

@@ -293,8 +293,12 @@ def test_an_answer_that_holds_the_end_of_sequence_token_is_refused(tokenizer: An
         {"role": "user", "content": "b <eos> c"},
         {"role": "assistant", "content": "d <eos> e"},
     )
-    with pytest.raises(ModelError, match=r"in turn 2 holds the end-of-sequence token, <eos>"):
+    with pytest.raises(ModelError, match=r"turn 2 goes on after the end-of-sequence token, <eos>"):
         conversation_tokens(tokenizer, asked)
     # A question may: what it becomes is no answer.
     tokens, mask = conversation_tokens(tokenizer, (asked[0], {"role": "assistant", "content": "d"}))
+    assert tokenizer.decode([t for t, m in zip(tokens, mask, strict=True) if m]) == "d <eos>"
+    # Nor does it matter at an answer's end, where some data sets bring it along.
+    answer: Message = {"role": "assistant", "content": "d <eos> "}
+    tokens, mask = conversation_tokens(tokenizer, (asked[0], answer))
     assert tokenizer.decode([t for t, m in zip(tokens, mask, strict=True) if m]) == "d <eos>"

@@ -83,7 +83,7 @@ def test_only_paths_of_a_recipe_are_cut(tmp_path: Path):
             num_prompts=1, group_size=1, max_tokens=8, stop=("/END", "//", "~"),
             engine="/home/me/mine.py:Engine",
         ),
-        verifiers={"says": Says("/home/right")},
+        verifiers={"says": Says("/right"), "list": Says("/home/me/list.txt")},
         reward_model=RewardTerm(source="/home/me/scorer"),
         value_model=Model(source="/home/me/value/", license="/terms"),
         evals=Eval(
@@ -93,7 +93,8 @@ def test_only_paths_of_a_recipe_are_cut(tmp_path: Path):
     )  # fmt: skip
     cut = export._without_paths(to_json(recipe))
     assert cut["rollout"]["stop"] == ["/END", "//", "~"]
-    assert cut["name"] == "/x" and cut["verifiers"]["says"]["word"] == "/home/right"
+    assert cut["name"] == "/x" and cut["verifiers"]["says"]["word"] == "/right"
+    assert cut["verifiers"]["list"]["word"] == "list.txt"
     (source,) = cut["data"]
     assert [source[key] for key in ("path", "name", "split", "license")] == [
         "a.jsonl", "/name", "~split", "/terms"

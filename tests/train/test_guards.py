@@ -151,7 +151,9 @@ def test_answers_that_end_at_a_stop_string_for_nothing_are_told(model: Path, tmp
     assert not list(notices(rewarded, longest=36, tokenizer=None))
 
 
-def test_a_template_that_writes_todays_date_is_told_and_never_kept(tmp_path: Path):
+def test_a_template_that_writes_todays_date_is_told_and_kept_for_the_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     tokenizer = load_tokenizer(str(tiny_llama(tmp_path / "model")))
     recipe = grpo(tmp_path, tmp_path)
     assert not list(notices(recipe, longest=36, tokenizer=tokenizer))
@@ -162,8 +164,10 @@ def test_a_template_that_writes_todays_date_is_told_and_never_kept(tmp_path: Pat
     rows.write_text(json.dumps({"question": "How many ?", "answer": "#### 2"}) + "\n")
     many = Source(path=str(rows), format="gsm8k", share=1.0)
     rows.write_text(rows.read_text() * 1_000)
-    load_prompts([many], tokenizer, max_tokens=100, cache=tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    for day, kept in (("2026-01-01", 1), ("2026-01-01", 1), ("2026-01-02", 2)):
+        monkeypatch.setattr("time.strftime", lambda _, day=day: day)
+        load_prompts([many], tokenizer, max_tokens=100, cache=tmp_path / "cache")
+        assert len(list((tmp_path / "cache").glob("*.arrow"))) == kept
 
 
 def test_a_cut_answer_that_a_reward_model_may_rate_above_ended_ones_is_told(

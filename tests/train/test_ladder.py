@@ -111,7 +111,7 @@ def test_stages_made_from_another_model_are_not_gone_on_with(model: Path, tmp_pa
     shutil.rmtree(root / "sft")
     first = replace(first, optim=replace(first.optim, learning_rate=3e-3))
     ladder = Ladder(name="ladder", stages=(first, *stages))
-    with pytest.raises(RunError, match=r"sft would be made anew .* stage pairs came of"):
+    with pytest.raises(RunError, match=r"sft would be made anew .* of the old one came pairs"):
         run(ladder, resume=True)
     assert not (root / "sft").exists(), "it is said before anything is trained"
     run(Ladder(name="other", stages=(first,)))
@@ -129,6 +129,35 @@ def test_stages_made_from_another_model_are_not_gone_on_with(model: Path, tmp_pa
     run(ladder, resume=True)
     made = read_json(root / "pairs/manifest.json")["weights"]["policy"]
     assert read_json(root / "dpo/manifest.json")["weights"]["policy"] == made
+
+
+@pytest.mark.parametrize("source", ["some/rm", "runs/absent", "runs/rm/checkpoints/step_1/model"])
+def test_check_says_no_of_a_reward_model_that_is_not_there(
+    source: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    recipe = grpo(model, tmp_path, reward_model=RewardTerm(source=source))
+    check(replace(recipe, output=replace(recipe.output, directory=".")))
+    told = capsys.readouterr().out
+    assert "makes it" not in told and f"{source}" in told
+
+
+def test_all_that_came_of_a_stage_that_is_made_anew_is_named_at_once(model: Path, tmp_path: Path):
+    first = sft(model, tmp_path, num_steps=2)
+    start = Model(source="stage:sft")
+    second = sft(model, tmp_path, name="second", model=start, num_steps=2)
+    third = sft(model, tmp_path, name="third", model=Model(source="stage:second"), num_steps=2)
+    run(Ladder(name="ladder", stages=(first, second, third)))
+    shutil.rmtree(tmp_path / "ladder/sft")
+    first = replace(first, optim=replace(first.optim, learning_rate=3e-3))
+    with pytest.raises(RunError, match=r"of the old one came second, third\. Set its fields back"):
+        run(Ladder(name="ladder", stages=(first, second, third)), resume=True)
+
+
+def test_a_stage_that_never_began_may_be_dropped(model: Path, tmp_path: Path):
+    stages = (sft(model, tmp_path, num_steps=2), sft(model, tmp_path, name="other", num_steps=2))
+    run(Ladder(name="ladder", stages=stages))
+    shutil.rmtree(tmp_path / "ladder/other")
+    run(Ladder(name="ladder", stages=stages[:1]), resume=True)
 
 
 def test_a_ladder_loses_no_stage(model: Path, tmp_path: Path):
@@ -238,6 +267,8 @@ def test_check_tells_a_reward_model_that_is_none_before_the_ladder_has_climbed_t
             last = replace(
                 last, model=Model(source="stage:sft"), reward_model=RewardTerm(source=source)
             )
+            if make is grpo:
+                last = replace(last, output=replace(last.output, directory="."))
             assert check(Ladder(name="ladder", stages=(*first, last))) == expected
             assert said in " ".join(capsys.readouterr().out.split())
 

@@ -29,7 +29,15 @@ from cameleer.train.online import (
 )
 from cameleer.train.run import Run
 from cameleer.train.torch_learner import TorchLearner
-from cameleer.types import Score
+from cameleer.types import Check, Group, Score
+
+
+def test_half_a_character_in_a_ground_truth_is_written_as_it_is_escaped(tmp_path: Path):
+    prompt = replace(one_prompt(1), checks=(Check("gsm8k", "\ud800"), Check("gsm8k", ["\ud800"])))
+    scored = Group(prompt, (completion(3),), ((Score(1.0), Score(1.0)),))
+    rollouts.write(tmp_path / "step.parquet", 1, [scored])
+    (row,) = rollouts.read_rows(tmp_path / "step.parquet")
+    assert [s["truth"] for s in row["scores"]] == ["\\ud800", '["\\ud800"]']
 
 
 def test_a_few_steps_raise_the_reward(model: Path, tmp_path: Path):

@@ -221,6 +221,18 @@ def test_another_chat_template_is_refused(tmp_path: Path):
         run(replace(recipe, num_steps=4), resume=True)
 
 
+def test_a_template_that_writes_the_date_does_not_end_a_run_at_midnight(tmp_path: Path):
+    model = tiny_llama(tmp_path / "model")
+    template = model / "chat_template.jinja"
+    dated = template.read_text() + "{% if false %}{{ strftime_now('%d') }}{% endif %}"
+    template.write_text(dated)
+    recipe = sft(model, tmp_path, num_steps=2)
+    run(recipe)
+    # As on another day.
+    template.write_text(dated.replace("<|user|>", "<|system|>"))
+    run(replace(recipe, num_steps=4), resume=True)
+
+
 def test_steps_that_are_done_are_not_taken_back(model: Path, tmp_path: Path):
     recipe = sft(model, tmp_path)
     (directory,) = run(recipe)
