@@ -19,7 +19,6 @@ from cameleer.recipe import Eval, Ladder, Model, Optim, Output, Recipe, Reward, 
 from cameleer.recipe_files import load, named_recipes, to_json
 from cameleer.recipe_types import type_problems
 
-Any_ = Any
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"num_steps": 2.5}, "num_steps is 2.5, and has to be a whole number."),
     ({"num_steps": True}, "num_steps is True, and has to be a whole number."),
@@ -126,9 +125,9 @@ class Mine:
     """An algorithm of a user's, with a field that cannot be looked into."""
 
     words: "Unknown" = ()  # type: ignore[name-defined] # noqa: F821, UP037
-    learns_from: ClassVar[Any_] = "rollouts"
-    trains: ClassVar[Any_] = "policy"
-    needs: ClassVar[Any_] = ()
+    learns_from: ClassVar[Any] = "rollouts"
+    trains: ClassVar[Any] = "policy"
+    needs: ClassVar[Any] = ()
 
     def advantages(self, batch: Any) -> Any:
         return batch

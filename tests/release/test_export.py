@@ -80,7 +80,7 @@ def test_only_paths_of_a_recipe_are_cut(tmp_path: Path):
         data=(Source(path="/home/me/a.jsonl", name="/name", split="~split", license="/terms"),),
         heldout=HeldOut(sources=(Source(path="~/b.jsonl"),)),
         rollout=Rollout(
-            num_prompts=1, group_size=1, max_tokens=8, stop=("/END", "//", "~"),
+            num_prompts=1, group_size=1, max_tokens=8, stop=("/END", "//", "~", "/a/b"),
             engine="/home/me/mine.py:Engine",
         ),
         verifiers={"says": Says("/right"), "list": Says("/home/me/list.txt")},
@@ -92,7 +92,7 @@ def test_only_paths_of_a_recipe_are_cut(tmp_path: Path):
         ),
     )  # fmt: skip
     cut = export._without_paths(to_json(recipe))
-    assert cut["rollout"]["stop"] == ["/END", "//", "~"]
+    assert cut["rollout"]["stop"] == ["/END", "//", "~", "/a/b"]
     assert cut["name"] == "/x" and cut["verifiers"]["says"]["word"] == "/right"
     assert cut["verifiers"]["list"]["word"] == "list.txt"
     (source,) = cut["data"]
